@@ -182,7 +182,7 @@ func putMailbox(rw ReadWriter, m Mailbox) error {
 		}
 		rw.Put(addressKey(a), []byte(m.Key()))
 	}
-	rw.Put(ownedMailboxKey(m), nil)
+	rw.Put(ownedMailboxKey(m), []byte{})
 	return save(rw, idKey(mailboxPrefix, m.Key()), &m)
 }
 
@@ -197,8 +197,8 @@ func checkFree(r Reader, m Mailbox, a Address) error {
 			related = append(related, slices.Clone(v))
 		}
 	}
-	for _, quote := range []string{"", `"`} {
-		prefix := localPrefix(a.Domain(), quote+a.Local()+"+")
+	for _, local := range []string{a.Local(), `"` + escapeLocal(a.Local())} {
+		prefix := localPrefix(a.Domain(), local+"+")
 		for _, v := range r.Scan(prefix, prefixEnd(prefix)) {
 			related = append(related, slices.Clone(v))
 		}

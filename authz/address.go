@@ -139,7 +139,11 @@ func quoteLocal(local string) string {
 	if isDotString(local) {
 		return local
 	}
-	return `"` + strings.NewReplacer(`\`, `\\`, `"`, `\"`).Replace(local) + `"`
+	return `"` + escapeLocal(local) + `"`
+}
+
+func escapeLocal(local string) string {
+	return strings.NewReplacer(`\`, `\\`, `"`, `\"`).Replace(local)
 }
 
 func lowerASCII(s string) string {

@@ -1,7 +1,10 @@
 package authz
 
 import (
-	"errors"
+	"bytes"
+	"crypto/subtle"
+	"fmt"
+	"slices"
 	"time"
 )
 
@@ -17,15 +20,36 @@ type Ask struct {
 type Decision struct {
 	Claims    Claims
 	Grant     Grant
-	File      GrantFile // the file chosen; open its Root, never the one asked with
-	MayNewest bool      // whether the newest version may be opened too
+	File      GrantFile // the file chosen: open its Root, never the one asked with (G2)
+	MayNewest bool      // whether the newest version may be opened too; as sent always may
 	Sender    Address
 	Sent      time.Time
 }
 
-// Decide decides about one file (G1).
+// Decide decides whether a receiver may read one file, in the order of G1: the token's signature and expiry, before
+// anything is looked up; S301 the grant presents its sender's address; S302 that is known and in good standing; S303
+// this is a receiver, the grant stands, the recipient is proven where the grant asks; S304 the CID and the name
+// together choose a file of the grant.
+//
+// A refusal is a *Refusal: errors.Is(err, ErrAccessDenied), or ErrInvalidAccess at S304. ErrUnknownGrant is no refusal
+// (G4). Any other error is trouble with the records.
 func Decide(r Reader, keys *Keyring, ask Ask, now time.Time) (Decision, error) {
-	return Decision{}, errors.New("not yet")
+	l, err := DecideLanding(r, keys, ask.Token, ask.Proven, now)
+	if err != nil {
+		return Decision{}, err
+	}
+	f, err := chooseFile(&l.Grant, ask)
+	if err != nil {
+		return Decision{}, err
+	}
+	return Decision{
+		Claims:    l.Claims,
+		Grant:     l.Grant,
+		File:      f,
+		MayNewest: f.Mode == Following,
+		Sender:    l.Sender,
+		Sent:      l.Sent,
+	}, nil
 }
 
 // A Landing is a yes to seeing the list of a grant's files.
@@ -37,7 +61,105 @@ type Landing struct {
 	Sent   time.Time
 }
 
-// DecideLanding decides about the list of a grant's files.
+// DecideLanding decides whether a receiver may see what a grant holds (G6): Decide without S304. Its errors are those
+// of Decide but ErrInvalidAccess.
 func DecideLanding(r Reader, keys *Keyring, t Token, proven []Address, now time.Time) (Landing, error) {
-	return Landing{}, errors.New("not yet")
+	v, err := verify(t, keys, now)
+	if err != nil {
+		return Landing{}, err
+	}
+	g, err := grantOf(r, v)
+	if err != nil {
+		return Landing{}, err
+	}
+	if g.Sender == "" { // S301, row B5
+		return Landing{}, denied("S301", ErrNoSender)
+	}
+	if err := goodStanding(r, &g); err != nil { // S302, row B6
+		return Landing{}, err
+	}
+	if err := isReceiver(&g, v.claims, proven, now); err != nil { // S303, row B7
+		return Landing{}, err
+	}
+	files := slices.DeleteFunc(slices.Clone(g.Files), func(f GrantFile) bool { return !f.RevokedAt.IsZero() })
+	return Landing{Claims: v.claims, Grant: g, Files: files, Sender: g.Sender, Sent: g.Created}, nil
+}
+
+// grantOf loads the grant a genuine token names. Under a distrusted key the grant itself must vouch for the token,
+// recorded before the cut-off (J4); as the cut-off is known here, so would be such a grant.
+func grantOf(r Reader, v verified) (Grant, error) {
+	cutOff := v.key.DistrustedAfter
+	g, err := LoadGrant(r, v.claims.Grant)
+	if isNotFound(err) && cutOff.IsZero() {
+		return Grant{}, fmt.Errorf("grant %s: %w", v.claims.Grant, ErrUnknownGrant)
+	}
+	if err != nil && !isNotFound(err) {
+		return Grant{}, err
+	}
+	if !cutOff.IsZero() && (err != nil || g.Created.After(cutOff) || !recorded(&g, v.hash)) {
+		return Grant{}, denied("token", ErrDistrustedKey)
+	}
+	return g, nil
+}
+
+func recorded(g *Grant, hash [32]byte) bool {
+	return subtle.ConstantTimeCompare(g.TokenHash[:], hash[:]) == 1
+}
+
+// goodStanding asks whether the sender's address is still the mailbox of the account that granted, and that active.
+func goodStanding(r Reader, g *Grant) error {
+	_, err := MailboxOf(r, g.Account, g.Sender)
+	if isNotYours(err) {
+		return denied("S302", ErrUnknownSender)
+	}
+	if err != nil {
+		return err
+	}
+	a, err := LoadAccount(r, g.Account)
+	if isNotFound(err) {
+		return denied("S302", ErrUnknownSender)
+	}
+	if err != nil {
+		return err
+	}
+	if a.Status != Active {
+		return denied("S302", ErrDisabled)
+	}
+	return nil
+}
+
+// isReceiver asks whether the token makes its holder a receiver of this grant, now.
+func isReceiver(g *Grant, c Claims, proven []Address, now time.Time) error {
+	switch {
+	case !May(c.Role, Get, Granted):
+		return denied("S303", ErrNotReceiver)
+	case !g.RevokedAt.IsZero():
+		return denied("S303", ErrRevoked)
+	case expired(g.Expires, now):
+		return denied("S303", ErrExpired)
+	case len(g.Recipients) > 0 && !provenRecipient(g, proven):
+		return denied("S303", ErrNotProven)
+	}
+	return nil
+}
+
+func provenRecipient(g *Grant, proven []Address) bool {
+	return slices.ContainsFunc(proven, func(a Address) bool {
+		return slices.Contains(g.Recipients, RecipientHash(g.ID, a))
+	})
+}
+
+// chooseFile is S304, row B8: the CID and the name must be those of one file as it was sent.
+func chooseFile(g *Grant, ask Ask) (GrantFile, error) {
+	refusal := &Refusal{Step: "S304", Answer: ErrInvalidAccess, Reason: ErrNoSuchFile}
+	for _, f := range g.Files {
+		if f.Name != ask.Name || !bytes.Equal(f.Root, ask.Root) {
+			continue
+		}
+		if f.RevokedAt.IsZero() {
+			return f, nil
+		}
+		refusal = &Refusal{Step: "S303", Answer: ErrAccessDenied, Reason: errRevokedFile}
+	}
+	return GrantFile{}, refusal
 }

@@ -1,6 +1,9 @@
 package authz
 
-import "errors"
+import (
+	"errors"
+	"fmt"
+)
 
 // The answers a stranger gets. Which of them an error is, errors.Is tells; why, only the log is told.
 var (
@@ -29,7 +32,7 @@ var (
 	ErrNoSuchFile      = errors.New("the grant has no such file under that name")
 	ErrBadCredentials  = errors.New("bad credentials")
 	ErrWrongSecret     = errors.New("no such password for that address")
-	errRevokedFile     = errors.New("this file of the grant is revoked")
+	errRevokedFile     = fmt.Errorf("this file of the grant: %w", ErrRevoked)
 	errNotThisAccounts = errors.New("the address belongs to another account")
 )
 

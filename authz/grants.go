@@ -90,10 +90,10 @@ func issueGrant(rw ReadWriter, s Sending, g Grant) error {
 	if _, ok := rw.Get(grantKey(g.ID)); ok {
 		return ErrExists
 	}
-	rw.Put(grantByAccountKey(&g), nil)
-	rw.Put(grantBySendingKey(g.Sending, g.ID), nil)
+	rw.Put(grantByAccountKey(&g), []byte{})
+	rw.Put(grantBySendingKey(g.Sending, g.ID), []byte{})
 	for _, f := range g.Files {
-		rw.Put(grantByFileKey(f.File, g.ID), nil)
+		rw.Put(grantByFileKey(f.File, g.ID), []byte{})
 	}
 	return save(rw, grantKey(g.ID), &g)
 }

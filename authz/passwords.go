@@ -8,6 +8,8 @@ import (
 
 func isNotFound(err error) bool { return errors.Is(err, ErrNotFound) }
 
+func isNotYours(err error) bool { return errors.Is(err, ErrNotYours) }
+
 // PutAppPassword adds an app password to an existing account.
 func PutAppPassword(rw ReadWriter, p AppPassword) error {
 	if p.Hash == ([32]byte{}) {
@@ -19,7 +21,7 @@ func PutAppPassword(rw ReadWriter, p AppPassword) error {
 	if _, taken := rw.Get(appPasswordKey(p.Hash)); taken {
 		return fmt.Errorf("app password: %w", ErrExists)
 	}
-	rw.Put(appPasswordByAccountKey(p.Account, p.Hash), nil)
+	rw.Put(appPasswordByAccountKey(p.Account, p.Hash), []byte{})
 	return save(rw, appPasswordKey(p.Hash), &p)
 }
 
