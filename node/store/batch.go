@@ -2,7 +2,7 @@ package store
 
 import (
 	"context"
-	"errors"
+	"fmt"
 
 	blocks "github.com/ipfs/go-block-format"
 )
@@ -20,20 +20,148 @@ const (
 
 // A Batch adds blocks and makes them durable together. Its methods must not be called concurrently;
 // different batches may be used at the same time and share their disk syncs.
-type Batch struct{}
+type Batch struct {
+	store *Store
+	kind  Kind
+	needs map[*pack]int64 // each pack must be durable up to here
+	ended bool
+}
 
 // NewBatch begins a batch of blocks of one kind. It must be ended with Commit or Abort.
-func (s *Store) NewBatch(k Kind) *Batch { return &Batch{} }
+func (s *Store) NewBatch(k Kind) *Batch {
+	if k != Kept && k != Cached {
+		panic(fmt.Sprintf("store: batch of kind %d", k))
+	}
+	return &Batch{store: s, kind: k, needs: make(map[*pack]int64)}
+}
 
 // Add writes the block, unless the store holds it already. It trusts that the block's CID is that
 // of its bytes: what comes from a peer is verified by the caller. The block's bytes are not kept
-// after Add returns. ErrNoSpace refuses a block for want of room (T8); the batch stays usable.
-func (b *Batch) Add(ctx context.Context, blk blocks.Block) error { return errors.ErrUnsupported }
+// after Add returns. ErrNoSpace refuses a block for want of room (T8), and Add waits while much is
+// unsynced; the batch stays usable after either.
+func (b *Batch) Add(ctx context.Context, blk blocks.Block) error {
+	c, data := blk.Cid(), blk.RawData()
+	d, err := digestOf(c)
+	if err != nil {
+		return fmt.Errorf("add block %s: %w", c, err)
+	}
+	if len(data) > MaxBlock {
+		return fmt.Errorf("add block %s: %w: %d bytes", c, ErrTooLarge, len(data))
+	}
+	if b.ended {
+		return fmt.Errorf("add block %s: batch: %w", c, ErrClosed)
+	}
+	s := b.store
+	if err := s.enter(); err != nil {
+		return err
+	}
+	defer s.leave()
+	if err := b.add(ctx, blk, d); err != nil {
+		return fmt.Errorf("add block %s: %w", c, err)
+	}
+	return nil
+}
+
+func (b *Batch) add(ctx context.Context, blk blocks.Block, d digest) error {
+	s := b.store
+	if hit, err := b.hit(d); hit || err != nil {
+		return err
+	}
+	if err := s.throttle(ctx); err != nil {
+		return err
+	}
+	s.appending[b.kind].Lock()
+	defer s.appending[b.kind].Unlock()
+	if hit, err := b.hit(d); hit || err != nil { // somebody wrote it while we waited
+		return err
+	}
+	if err := s.room(len(blk.RawData()) + 64); err != nil {
+		return err
+	}
+	p, end, err := s.appendBlock(b.kind, blk, d)
+	if err != nil {
+		return err
+	}
+	b.needs[p] = max(b.needs[p], end)
+	return nil
+}
+
+// hit tells whether the store holds the block already, and makes the batch wait for its pack where
+// it is not durable yet. Finding and noting happen under the lock with which a collector condemns
+// (T5): pins will be noted here. A cached block is a hit for a cached one only.
+func (b *Batch) hit(d digest) (bool, error) {
+	s := b.store
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if blk, ok := s.pending[b.kind][d]; ok {
+		b.needs[blk.pack] = max(b.needs[blk.pack], blk.end)
+		return true, nil
+	}
+	for _, k := range []Kind{Kept, b.kind} {
+		p, ok, err := s.index.find(k, d)
+		if err != nil {
+			return false, err
+		}
+		if ok && p.flags&condemned == 0 {
+			return true, nil
+		}
+		if b.kind == Kept {
+			break
+		}
+	}
+	return false, nil
+}
 
 // Commit returns nil once everything added, blocks the store already held included, is durable.
-// After an error some of it may be; adding all of it again in a new batch is safe.
-func (b *Batch) Commit(ctx context.Context) error { return errors.ErrUnsupported }
+// After an error some of it may be; adding all of it again in a new batch is safe. ErrNoSpace means
+// that the disk was found full while syncing.
+func (b *Batch) Commit(ctx context.Context) error {
+	if b.ended {
+		return fmt.Errorf("commit batch: %w", ErrClosed)
+	}
+	b.ended = true
+	s := b.store
+	if err := s.enter(); err != nil {
+		return err
+	}
+	defer s.leave()
+	for {
+		wait, err := s.settled(b.needs)
+		if err != nil {
+			return fmt.Errorf("commit batch: %w", err)
+		}
+		if wait == nil {
+			return nil
+		}
+		s.askRound()
+		select {
+		case <-wait:
+		case <-ctx.Done():
+			return fmt.Errorf("commit batch: %w", context.Cause(ctx))
+		case <-s.index.dead:
+			return fmt.Errorf("commit batch: %w", s.index.reason)
+		}
+	}
+}
+
+// settled removes from needs what is durable. While something is left it returns a channel that is
+// closed after the next round.
+func (s *Store) settled(needs map[*pack]int64) (<-chan struct{}, error) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	for p, end := range needs {
+		if p.durable >= end {
+			delete(needs, p)
+		} else if p.err != nil {
+			return nil, p.err
+		}
+	}
+	if len(needs) == 0 {
+		return nil, nil
+	}
+	return s.rounded, nil
+}
 
 // Abort ends the batch without waiting for anything. What was written stays as garbage for the
 // collector. After Commit it does nothing.
-func (b *Batch) Abort() {}
+func (b *Batch) Abort() { b.ended = true }

@@ -2,8 +2,11 @@ package store
 
 import (
 	"context"
-	"errors"
+	"crypto/sha256"
+	"fmt"
 	"io"
+	"runtime"
+	"sync"
 
 	blocks "github.com/ipfs/go-block-format"
 	"github.com/ipfs/go-cid"
@@ -25,10 +28,166 @@ type Sealed struct {
 	Chunks int      // blocks besides the manifest, repeated ones counted each time
 }
 
+// sealAhead bounds the chunks between the reader and emit. With the chunker's window of two chunks
+// and plaintext and ciphertext of each chunk under way, Seal stays under about 24 MiB.
+const sealAhead = 4
+
 // Seal reads r to its end, cuts it into chunks, encrypts them and hands each block to emit, the
 // manifest last. emit is called from one goroutine, in order, and may keep the blocks. Seal uses at
 // most about 24 MiB, and returns only when all it started has ended: a Read that blocks is waited
-// for, even after ctx is done.
+// for, even after ctx is done. Errors of r and emit are wrapped.
 func Seal(ctx context.Context, r io.Reader, k ScopeKey, emit func(context.Context, blocks.Block) error) (Sealed, error) {
-	return Sealed{}, errors.ErrUnsupported
+	s := sealing{key: k, chunkKey: k.subkey(forChunk), emit: emit}
+	s.m.epoch, s.m.scope = k.Epoch, scopeTag(&k)
+	head := getBuffer(chunkMin)
+	defer putBuffer(head)
+	cut, err := newCutter(r, k.subkey(forCutting), head)
+	if err != nil {
+		return Sealed{}, fmt.Errorf("seal: read content: %w", err)
+	}
+	if cut.stream == nil {
+		err = s.inline(ctx, cut)
+	} else {
+		err = s.pipeline(ctx, cut)
+	}
+	if err != nil {
+		return Sealed{}, err
+	}
+	return s.finish(ctx)
+}
+
+// sealing is one call of Seal.
+type sealing struct {
+	key      ScopeKey
+	chunkKey [32]byte
+	emit     func(context.Context, blocks.Block) error
+	m        manifest // owned by the goroutine that emits
+}
+
+// A chunk passes through the pipeline and comes out sealed.
+type chunk struct {
+	plain  []byte // from getBuffer, given back once sealed
+	size   int64
+	key    [32]byte
+	cid    cid.Cid
+	sealed []byte
+	done   chan struct{} // closed when the four above are set
+}
+
+// encrypt fills in what follows from plain. The ciphertext is not from a pool: emit may keep it.
+func (s *sealing) encrypt(c *chunk) {
+	c.key = contentKey(s.chunkKey, nil, c.plain)
+	c.sealed = sealTo(make([]byte, 0, len(c.plain)+chunkOverhead), c.key, c.plain, nil)
+	c.cid = cidOf(cid.Raw, sha256.Sum256(c.sealed))
+}
+
+// inline seals a stream of at most one chunk without starting anything.
+func (s *sealing) inline(ctx context.Context, cut *cutter) error {
+	plain, err := cut.next()
+	if err == io.EOF {
+		return nil
+	}
+	if err != nil {
+		return fmt.Errorf("seal: read content: %w", err)
+	}
+	c := &chunk{plain: plain, size: int64(len(plain))}
+	s.encrypt(c)
+	return s.deliver(ctx, c)
+}
+
+// pipeline seals a long stream: one goroutine reads and cuts, one for each other processor (at
+// least one) encrypts and hashes, and the caller's emits in order.
+func (s *sealing) pipeline(ctx context.Context, cut *cutter) error {
+	var wg sync.WaitGroup
+	defer wg.Wait()
+	ctx, cancel := context.WithCancelCause(ctx)
+	defer cancel(nil)
+
+	order := make(chan *chunk, sealAhead-1) // what was cut, for the emitter; its room is the bound
+	work := make(chan *chunk, sealAhead)    // the same, for whoever encrypts
+	var readErr error                       // set before order is closed
+	wg.Go(func() {
+		defer close(order)
+		defer close(work)
+		readErr = s.cutAll(ctx, cut, order, work)
+	})
+	for range max(1, min(runtime.GOMAXPROCS(0), sealAhead)) {
+		wg.Go(func() {
+			for c := range work {
+				s.encrypt(c)
+				putBuffer(c.plain)
+				c.plain = nil
+				close(c.done)
+			}
+		})
+	}
+	for c := range order {
+		<-c.done
+		if err := s.deliver(ctx, c); err != nil {
+			cancel(err)
+			for range order { // let the reader see ctx and end
+			}
+			return err
+		}
+	}
+	return readErr
+}
+
+// cutAll passes chunks on until the stream or ctx ends.
+func (s *sealing) cutAll(ctx context.Context, cut *cutter, order, work chan<- *chunk) error {
+	for n := 0; ; n++ {
+		plain, err := cut.next()
+		if err == io.EOF {
+			return nil
+		}
+		if err != nil {
+			return fmt.Errorf("seal: read content: %w", err)
+		}
+		if n == MaxChunks {
+			return fmt.Errorf("seal: %w (%d are the limit)", ErrTooManyChunks, MaxChunks)
+		}
+		c := &chunk{plain: getBuffer(len(plain)), size: int64(len(plain)), done: make(chan struct{})}
+		copy(c.plain, plain)
+		select {
+		case order <- c:
+			work <- c
+		case <-ctx.Done():
+			putBuffer(c.plain)
+			return fmt.Errorf("seal: %w", context.Cause(ctx))
+		}
+	}
+}
+
+// deliver emits one chunk and notes it in the manifest.
+func (s *sealing) deliver(ctx context.Context, c *chunk) error {
+	blk, err := blocks.NewBlockWithCid(c.sealed, c.cid)
+	if err != nil {
+		return err
+	}
+	s.m.links = append(s.m.links, c.cid)
+	s.m.keys = append(s.m.keys, c.key)
+	s.m.sizes = append(s.m.sizes, c.size)
+	return s.send(ctx, blk)
+}
+
+func (s *sealing) send(ctx context.Context, blk blocks.Block) error {
+	if err := context.Cause(ctx); err != nil {
+		return fmt.Errorf("seal: %w", err)
+	}
+	if err := s.emit(ctx, blk); err != nil {
+		return fmt.Errorf("seal: block %s: %w", blk.Cid(), err)
+	}
+	return nil
+}
+
+// finish emits the manifest.
+func (s *sealing) finish(ctx context.Context) (Sealed, error) {
+	root, key, err := s.m.seal(&s.key)
+	if err != nil {
+		return Sealed{}, fmt.Errorf("seal: %w", err)
+	}
+	if err := s.send(ctx, root); err != nil {
+		return Sealed{}, err
+	}
+	return Sealed{Root: root.Cid(), Key: key, Size: s.m.size(), Chunks: len(s.m.links)}, nil
 }
