@@ -3,6 +3,7 @@ package authz
 import (
 	"bytes"
 	"encoding/binary"
+	"strings"
 )
 
 // Every key of this room, under the first byte 'a'. A text id ends with a zero octet where something follows it.
@@ -49,7 +50,8 @@ func ownedPrefix[T ~string](prefix string, owner T) []byte {
 }
 
 func addressKey(a Address) []byte {
-	return localPrefix(a.Domain(), string(a[:len(a)-len(a.Domain())-1]))
+	at := max(strings.LastIndexByte(string(a), '@'), 0) // no @ in the empty address of a bounce: it finds nothing
+	return localPrefix(a.Domain(), string(a[:at]))
 }
 
 func localPrefix(domain, local string) []byte {

@@ -47,20 +47,22 @@ func ParseSecret(typed string) Secret {
 	if len(typed) > 256 { // nothing we issue is that long
 		return Secret{}
 	}
-	return Secret{strings.Map(func(r rune) rune {
-		switch r {
+	var text strings.Builder
+	for _, c := range []byte(lowerASCII(typed)) {
+		switch c {
 		case '-', ' ', '\t', '\r', '\n':
-			return -1
-		case 'o', 'O':
-			return '0'
-		case 'i', 'I', 'l', 'L':
-			return '1'
+			continue
+		case 'o':
+			c = '0'
+		case 'i', 'l':
+			c = '1'
 		}
-		if r >= 'A' && r <= 'Z' {
-			return r + 'a' - 'A'
+		if strings.IndexByte(alphabet, c) < 0 {
+			return Secret{}
 		}
-		return r
-	}, typed)}
+		text.WriteByte(c)
+	}
+	return Secret{text.String()}
 }
 
 // Reveal returns the secret in readable groups: xxxx-xxxx-xxxx-xxxx-xxxx-xxxx-xxxx.
