@@ -7,11 +7,17 @@ package gateway
 
 import (
 	"errors"
+	"fmt"
+	"io"
 	"log/slog"
 	"net/http"
 	"net/netip"
 	"net/url"
+	"strings"
+	"sync"
 	"time"
+
+	"github.com/valise-mail/valise/node/web"
 )
 
 // A Config is everything a Gateway is told.
@@ -32,7 +38,14 @@ type Config struct {
 // A Gateway answers the requests of the files face. Its methods may be called
 // concurrently.
 type Gateway struct {
-	c Config
+	c       Config
+	log     *slog.Logger
+	hosts   map[string]bool
+	lang    web.Lang // of those who ask for none we have
+	proxies proxies
+	look    *web.Look
+	pages   pages
+	buffers sync.Pool // of *[]byte, copyBuffer long
 }
 
 // New makes a Gateway. It must be a server's own handler: a ServeMux in front
@@ -41,10 +54,105 @@ func New(c Config) (*Gateway, error) {
 	if c.Library == nil {
 		return nil, errors.New("gateway: no library")
 	}
-	return &Gateway{c: c}, nil
+	if c.Origin == nil || c.Origin.Host == "" || c.Origin.Scheme != "http" && c.Origin.Scheme != "https" {
+		return nil, fmt.Errorf("gateway: origin %v: want scheme and host, such as https://files.example.org", c.Origin)
+	}
+	if bare := root(c.Origin); bare != strings.TrimSuffix(c.Origin.String(), "/") {
+		return nil, fmt.Errorf("gateway: origin %s: want nothing behind the host, such as %s", c.Origin.Redacted(), bare)
+	}
+	if c.Organisation == "" {
+		c.Organisation = c.Origin.Hostname()
+	}
+	lang, err := web.ParseLang(c.Language)
+	if err != nil {
+		return nil, fmt.Errorf("gateway: %w", err)
+	}
+	if c.Stall <= 0 {
+		c.Stall = time.Minute
+	}
+	if c.Still <= 0 {
+		c.Still = 500 * time.Millisecond
+	}
+	if c.Logger == nil {
+		c.Logger = slog.New(slog.DiscardHandler)
+	}
+
+	g := &Gateway{c: c, log: c.Logger, hosts: make(map[string]bool), lang: lang, proxies: c.TrustedProxies}
+	for _, h := range append([]string{c.Origin.Host}, c.Hosts...) {
+		g.hosts[plainHost(c.Origin.Scheme, h)] = true
+	}
+	g.buffers.New = func() any { b := make([]byte, copyBuffer); return &b }
+	if g.look, err = web.New(c.Organisation); err == nil {
+		g.pages, err = parsePages(g.look)
+	}
+	if err != nil {
+		return nil, fmt.Errorf("gateway: %w", err)
+	}
+	return g, nil
 }
 
-// ServeHTTP answers one request.
+// ServeHTTP answers one request. It changes nothing, whoever asks and however (G3).
 func (g *Gateway) ServeHTTP(w http.ResponseWriter, r *http.Request) {
-	http.NotFound(w, r)
+	rc := http.NewResponseController(w)
+	g.keepMoving(rc)
+	g.route(w, r)
+	// What is left in the buffer goes out under our deadline; then the connection is as it came.
+	if rc.Flush() == nil {
+		_ = rc.SetWriteDeadline(time.Time{})
+	}
+}
+
+// keepMoving gives the writes that follow Stall to end. Writers that know no
+// deadline, as in tests, have none.
+func (g *Gateway) keepMoving(rc *http.ResponseController) {
+	_ = rc.SetWriteDeadline(time.Now().Add(g.c.Stall))
+}
+
+func (g *Gateway) route(w http.ResponseWriter, r *http.Request) {
+	switch l := splitPath(r.URL.EscapedPath()); {
+	case !g.hosts[plainHost(g.c.Origin.Scheme, r.Host)]:
+		g.refuse(w, r, misdirected)
+	case r.Method != http.MethodGet && r.Method != http.MethodHead:
+		w.Header().Set("Allow", "GET, HEAD")
+		g.refuse(w, r, wrongMethod)
+	case l.kind == fileLink:
+		g.serveFile(w, r, l)
+	case l.kind == landingLink:
+		g.serveLanding(w, r, l)
+	case r.URL.Path == "/robots.txt":
+		w.Header().Set("Content-Type", "text/plain; charset=utf-8")
+		_, _ = io.WriteString(w, "User-agent: *\nDisallow: /\n")
+	case g.look.Asset(w, r):
+	default:
+		g.refuse(w, r, notFound)
+	}
+}
+
+// serveFile answers /a/{cid}/{token}/{name}.
+func (g *Gateway) serveFile(w http.ResponseWriter, r *http.Request, l link) {
+	q := r.URL.Query()
+	req := Request{Token: l.token, CID: l.cid, Name: l.name}
+	if q.Get("v") == "sent" {
+		req.Version = AsSent
+	}
+	o, err := g.c.Library.Open(r.Context(), req)
+	if err != nil {
+		g.fail(w, r, err)
+		return
+	}
+	if wantsPage(r) && q.Get("dl") != "1" {
+		g.filePage(w, r, req, o)
+		return
+	}
+	g.serveBytes(w, r, req, o)
+}
+
+// plainHost is a Host in one spelling.
+func plainHost(scheme, host string) string {
+	host = strings.ToLower(host)
+	port := ":80"
+	if scheme == "https" {
+		port = ":443"
+	}
+	return strings.TrimSuffix(strings.TrimSuffix(host, port), ".")
 }

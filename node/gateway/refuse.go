@@ -1,0 +1,129 @@
+package gateway
+
+import (
+	"context"
+	"encoding/json"
+	"errors"
+	"log/slog"
+	"net/http"
+	"strconv"
+
+	"github.com/valise-mail/valise/authz"
+	"github.com/valise-mail/valise/node/web"
+)
+
+// A refusal is one answer other than what was asked for. It is the same for
+// everybody who gets it, so that it tells nothing about what was asked.
+type refusal struct {
+	status int
+	title  string // for programs and support desks, the same in every language
+	retry  int    // seconds, for Retry-After
+	words  map[web.Lang]refusalWords
+}
+
+type refusalWords struct{ heading, reason, next string }
+
+// The table from kind to answer. A stranger is told access denied; the log says why.
+var (
+	accessDenied  = &refusal{status: http.StatusForbidden, title: authz.ErrAccessDenied.Error(), words: deniedWords}
+	invalidAccess = &refusal{status: http.StatusNotFound, title: authz.ErrInvalidAccess.Error(), words: invalidWords}
+	notYet        = &refusal{status: http.StatusServiceUnavailable, title: "not known here yet", retry: 2, words: notYetWords}
+	unavailable   = &refusal{status: http.StatusServiceUnavailable, title: "file not reachable now", retry: 30, words: unavailableWords}
+	stale         = &refusal{status: http.StatusServiceUnavailable, title: "cut off from the cluster", retry: 10, words: staleWords}
+	broken        = &refusal{status: http.StatusInternalServerError, title: "internal error", words: brokenWords}
+	notFound      = &refusal{status: http.StatusNotFound, title: "not found", words: notFoundWords}
+	wrongMethod   = &refusal{status: http.StatusMethodNotAllowed, title: "method not allowed", words: methodWords}
+	wrongRange    = &refusal{status: http.StatusRequestedRangeNotSatisfiable, title: "range not satisfiable", words: rangeWords}
+	misdirected   = &refusal{status: http.StatusMisdirectedRequest, title: "misdirected request", words: misdirectedWords}
+)
+
+func refusalFor(err error) *refusal {
+	switch {
+	case errors.Is(err, authz.ErrAccessDenied):
+		return accessDenied
+	case errors.Is(err, authz.ErrInvalidAccess):
+		return invalidAccess
+	case errors.Is(err, ErrNotYet), errors.Is(err, authz.ErrUnknownGrant):
+		return notYet
+	case errors.Is(err, ErrUnavailable):
+		return unavailable
+	case errors.Is(err, ErrStale):
+		return stale
+	}
+	return broken
+}
+
+// fail answers with the refusal for err, and logs why.
+func (g *Gateway) fail(w http.ResponseWriter, r *http.Request, err error) {
+	if r.Context().Err() != nil {
+		return // nobody is there to read it
+	}
+	f := refusalFor(err)
+	level := slog.LevelDebug // what strangers try is counted elsewhere; it shall not fill a log
+	switch f {
+	case broken:
+		level = slog.LevelError
+	case unavailable, stale, notYet:
+		level = slog.LevelWarn
+	}
+	if !errors.Is(err, context.Canceled) {
+		g.log.Log(r.Context(), level, "refused", "status", f.status, "client", g.proxies.client(r), "error", err)
+	}
+	g.refuse(w, r, f)
+}
+
+// refuse writes f, as a page for a person and as application/problem+json
+// (RFC 9457) for anything else.
+func (g *Gateway) refuse(w http.ResponseWriter, r *http.Request, f *refusal) {
+	lang := g.language(r)
+	words := f.words[lang]
+	web.Headers(w.Header(), lang)
+	h := w.Header()
+	h.Set("Vary", vary)
+	if f.retry > 0 {
+		h.Set("Retry-After", strconv.Itoa(f.retry))
+	}
+	if !wantsPage(r) {
+		h.Set("Content-Type", "application/problem+json")
+		send(w, r, f.status, problem(f, words))
+		return
+	}
+	body, err := g.pages.refusal.Render(web.View{Lang: lang, Title: words.heading, Data: refusalView{
+		Heading: words.heading,
+		Reason:  words.reason,
+		Next:    words.next,
+		Title:   f.title,
+		Status:  f.status,
+		Retry:   f.retry > 0,
+		Again:   lang.Pick("Try again", "重试"),
+	}})
+	if err != nil {
+		g.log.ErrorContext(r.Context(), "render page", "error", err)
+		h.Set("Content-Type", "application/problem+json")
+		body = problem(f, words)
+	}
+	send(w, r, f.status, body)
+}
+
+// problem never fails: it marshals strings and a number.
+func problem(f *refusal, words refusalWords) []byte {
+	b, _ := json.Marshal(struct {
+		Title  string `json:"title"`
+		Status int    `json:"status"`
+		Detail string `json:"detail"`
+	}{f.title, f.status, words.reason + " " + words.next})
+	return append(b, '\n')
+}
+
+func (g *Gateway) language(r *http.Request) web.Lang {
+	return web.ChooseLang(r.Header.Get("Accept-Language"), g.lang)
+}
+
+// send writes a whole answer. A client that went away needs none.
+func send(w http.ResponseWriter, r *http.Request, status int, body []byte) {
+	w.Header().Set("Content-Length", strconv.Itoa(len(body)))
+	w.WriteHeader(status)
+	if r.Method != http.MethodHead {
+		_, _ = w.Write(body)
+	}
+}
