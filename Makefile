@@ -1,0 +1,36 @@
+# Every target works on a fresh machine with Go and, for the race detector, a C compiler.
+GO ?= go
+CGO := $(shell command -v $$($(GO) env CC) >/dev/null 2>&1 && echo 1 || echo 0)
+RACE := $(if $(filter 1,$(CGO)),-race,)
+PKG ?= ./...
+COUNT ?= 5
+
+.PHONY: build demo test check bench fuzz clean
+
+build: ## bin/valise
+	$(GO) build -o bin/valise ./cmd/valise
+
+demo: build ## three nodes at two sites, one mail through them; stays up until Ctrl-C
+	./bin/valise demo
+
+test: ## everything, shuffled, with the race detector where a C compiler is at hand
+ifeq ($(RACE),)
+	@echo "valise: no C compiler found: running without the race detector"
+endif
+	CGO_ENABLED=$(CGO) $(GO) test $(RACE) -shuffle=on -timeout 20m $(PKG)
+
+check: ## gofmt, vet, staticcheck, import rules, tests
+	@bad=$$(gofmt -l $$(git ls-files '*.go')); test -z "$$bad" || { echo "not gofmt-ed:"; echo "$$bad"; exit 1; }
+	$(GO) vet ./...
+	$(GO) tool staticcheck ./...
+	$(GO) mod tidy -diff
+	$(MAKE) test
+
+bench: ## medians of COUNT runs, with spread and ratios to a limit measured in the same run
+	COUNT=$(COUNT) PKG="$(PKG)" GO="$(GO)" sh testnet/bench.sh
+
+fuzz: ## every fuzzer for FUZZTIME each
+	GO="$(GO)" FUZZTIME=$${FUZZTIME:-60s} sh testnet/fuzz.sh
+
+clean:
+	rm -rf bin
