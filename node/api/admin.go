@@ -1,0 +1,145 @@
+// Package api is how programs speak to a running node. For now that is the
+// operator's side: JSON over a unix socket in the node's folder.
+package api
+
+import (
+	"context"
+	"io"
+	"time"
+)
+
+// Admin is what an operator may ask of a node; node implements it. Errors
+// carry a hint where there is something to try.
+type Admin interface {
+	Status(ctx context.Context) (Status, error)
+	Invite(ctx context.Context, r InviteRequest) (Invited, error)
+	AddAccount(ctx context.Context, r AccountRequest) (AccountAdded, error)
+	AddMailbox(ctx context.Context, r MailboxRequest) error
+	Put(ctx context.Context, r PutRequest, content io.Reader) (PutDone, error)
+	Revoke(ctx context.Context, r RevokeRequest) (Revoked, error)
+}
+
+// InviteRequest asks for a ticket for one new node.
+type InviteRequest struct {
+	Site string        `json:"site"`
+	For  time.Duration `json:"for,omitempty"` // 0: one hour
+}
+
+// Invited is a fresh ticket. It is a secret: whoever holds it may join once.
+type Invited struct {
+	Ticket  string    `json:"ticket"`
+	Expires time.Time `json:"expires"`
+}
+
+// AccountRequest adds an account with its first address.
+type AccountRequest struct {
+	Address string `json:"address"`
+	Name    string `json:"name,omitempty"`
+}
+
+// AccountAdded holds the app password in the clear, this once.
+type AccountAdded struct {
+	Account     string `json:"account"`
+	Address     string `json:"address"`
+	AppPassword string `json:"app_password"`
+}
+
+// MailboxRequest adds a mailbox to an account, or changes where it submits.
+type MailboxRequest struct {
+	Account  string `json:"account"` // an address or id of the account
+	Address  string `json:"address"`
+	NextHop  string `json:"next_hop"` // host:port
+	TLS      string `json:"tls"`      // starttls, implicit, none (loopback only)
+	User     string `json:"user,omitempty"`
+	Password string `json:"password,omitempty"`
+}
+
+// PutRequest stores a file for an account, as a new one or as a new version.
+type PutRequest struct {
+	Account string `json:"account"`           // an address or id
+	Name    string `json:"name,omitempty"`    // what the file is called
+	Replace string `json:"replace,omitempty"` // id of the file that gets a new version
+}
+
+// PutDone says what was stored. Link is empty for a new version: the links already sent give it.
+type PutDone struct {
+	File    string `json:"file"`
+	Version uint32 `json:"version"`
+	CID     string `json:"cid"`
+	Size    int64  `json:"size"`
+	Link    string `json:"link,omitempty"`
+}
+
+// RevokeRequest names the link to end, as it stands in a message.
+type RevokeRequest struct {
+	Link string `json:"link"`
+}
+
+// Revoked says what no longer opens.
+type Revoked struct {
+	Grant string   `json:"grant"`
+	Files []string `json:"files"`
+}
+
+// Status is a node's view of itself and its cluster.
+type Status struct {
+	Organisation string         `json:"organisation"`
+	Cluster      string         `json:"cluster"`
+	Program      string         `json:"program"`
+	Node         string         `json:"node"`
+	Name         string         `json:"name"`
+	Site         string         `json:"site"`
+	Started      time.Time      `json:"started"`
+	Ledger       LedgerStatus   `json:"ledger"`
+	Members      []MemberStatus `json:"members"`
+	Copies       CopiesStatus   `json:"copies"`
+	Store        StoreStatus    `json:"store"`
+	Faces        FacesStatus    `json:"faces"`
+	Warnings     []string       `json:"warnings"`
+}
+
+// LedgerStatus is about this node's copy of the ledger.
+type LedgerStatus struct {
+	State   string  `json:"state"` // leader, follower, candidate
+	Leader  string  `json:"leader,omitempty"`
+	Quorum  bool    `json:"quorum"`
+	Term    uint64  `json:"term"`
+	Applied uint64  `json:"applied"`
+	Age     float64 `json:"age_seconds"` // since a read index confirmed by the leader was applied; negative: never yet
+	Voters  int     `json:"voters"`
+}
+
+// MemberStatus is one node as this one sees it.
+type MemberStatus struct {
+	Node      string `json:"node"`
+	Name      string `json:"name"`
+	Site      string `json:"site"`
+	Role      string `json:"role"` // voter, non-voter, joining
+	Leader    bool   `json:"leader,omitempty"`
+	Self      bool   `json:"self,omitempty"`
+	Connected bool   `json:"connected"`
+	Files     string `json:"files,omitempty"` // its files face
+}
+
+// CopiesStatus counts what the ledger wants on disks.
+type CopiesStatus struct {
+	Wanted  int `json:"wanted"`
+	Ack     int `json:"ack"`
+	Files   int `json:"contents"` // contents recorded in the ledger
+	Missing int `json:"missing"`  // copies that some node still has to fetch
+	Nodes   int `json:"nodes"`    // nodes that can hold copies
+}
+
+// StoreStatus is this node's disk.
+type StoreStatus struct {
+	Free    int64 `json:"free"`
+	Reserve int64 `json:"reserve"`
+}
+
+// FacesStatus says where this node listens, as bound.
+type FacesStatus struct {
+	SMTP    string `json:"smtp,omitempty"`
+	Files   string `json:"files,omitempty"`
+	App     string `json:"app,omitempty"`
+	Metrics string `json:"metrics,omitempty"`
+}

@@ -1,0 +1,206 @@
+package api
+
+import (
+	"bytes"
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io"
+	"log/slog"
+	"net"
+	"net/http"
+	"net/url"
+	"os"
+	"path/filepath"
+	"strconv"
+	"time"
+
+	"golang.org/x/sys/unix"
+)
+
+// SocketName is the admin socket's name inside a node's folder.
+const SocketName = "admin.sock"
+
+// maxSocketPath is what fits sockaddr_un.sun_path on Linux, with its final NUL.
+const maxSocketPath = 107
+
+// ErrNotRunning says that no node listens in that folder.
+var ErrNotRunning = errors.New("no node is running in this folder")
+
+// Listen opens the admin socket in dir, mode 0600, replacing one that a killed
+// node left. Only the node's own user and root get past it.
+func Listen(dir string) (net.Listener, error) {
+	path, done, err := socketPath(dir)
+	if err != nil {
+		return nil, err
+	}
+	defer done()
+	if err := os.Remove(path); err != nil && !errors.Is(err, os.ErrNotExist) {
+		return nil, err
+	}
+	old := unix.Umask(0o177)
+	l, err := net.Listen("unix", path)
+	unix.Umask(old)
+	if err != nil {
+		return nil, fmt.Errorf("listen on admin socket: %w", err)
+	}
+	l.(*net.UnixListener).SetUnlinkOnClose(false) // the path may go through a descriptor that is closed by then
+	return &ownListener{UnixListener: l.(*net.UnixListener), file: filepath.Join(dir, SocketName)}, nil
+}
+
+// ownListener accepts connections of this process's user and of root only.
+type ownListener struct {
+	*net.UnixListener
+	file string
+}
+
+func (l *ownListener) Accept() (net.Conn, error) {
+	for {
+		c, err := l.AcceptUnix()
+		if err != nil {
+			return nil, err
+		}
+		if uid, err := peerUID(c); err == nil && (uid == 0 || int(uid) == os.Getuid()) {
+			return c, nil
+		}
+		c.Close()
+	}
+}
+
+func (l *ownListener) Close() error {
+	err := l.UnixListener.Close()
+	os.Remove(l.file)
+	return err
+}
+
+func peerUID(c *net.UnixConn) (uint32, error) {
+	raw, err := c.SyscallConn()
+	if err != nil {
+		return 0, err
+	}
+	var cred *unix.Ucred
+	var credErr error
+	if err := raw.Control(func(fd uintptr) {
+		cred, credErr = unix.GetsockoptUcred(int(fd), unix.SOL_SOCKET, unix.SO_PEERCRED)
+	}); err != nil {
+		return 0, err
+	}
+	if credErr != nil {
+		return 0, credErr
+	}
+	return cred.Uid, nil
+}
+
+// socketPath returns a path for the socket that is short enough, going through
+// an open descriptor of the folder where its own is not.
+func socketPath(dir string) (string, func(), error) {
+	path := filepath.Join(dir, SocketName)
+	if len(path) <= maxSocketPath {
+		return path, func() {}, nil
+	}
+	d, err := os.Open(dir)
+	if err != nil {
+		return "", nil, err
+	}
+	return "/proc/self/fd/" + strconv.Itoa(int(d.Fd())) + "/" + SocketName, func() { d.Close() }, nil
+}
+
+// NewServer returns an HTTP server for the admin socket.
+func NewServer(h http.Handler, log *slog.Logger) *http.Server {
+	return &http.Server{Handler: h, ReadHeaderTimeout: 10 * time.Second, ErrorLog: slog.NewLogLogger(log.Handler(), slog.LevelDebug)}
+}
+
+// A Client speaks to the node that runs in a folder.
+type Client struct{ http *http.Client }
+
+// Dial returns a client for the node in dir. No connection is made yet.
+func Dial(dir string) *Client {
+	dial := func(ctx context.Context, _, _ string) (net.Conn, error) {
+		path, done, err := socketPath(dir)
+		if err != nil {
+			return nil, err
+		}
+		defer done()
+		var d net.Dialer
+		c, err := d.DialContext(ctx, "unix", path)
+		if err != nil {
+			return nil, fmt.Errorf("%w: %w", ErrNotRunning, err)
+		}
+		return c, nil
+	}
+	return &Client{http: &http.Client{Transport: &http.Transport{DialContext: dial}}}
+}
+
+// Status asks for the node's view of the cluster.
+func (c *Client) Status(ctx context.Context) (s Status, err error) {
+	return s, c.do(ctx, http.MethodGet, "/v1/status", nil, &s)
+}
+
+// Invite asks for a ticket.
+func (c *Client) Invite(ctx context.Context, r InviteRequest) (a Invited, err error) {
+	return a, c.do(ctx, http.MethodPost, "/v1/tickets", r, &a)
+}
+
+// AddAccount adds an account.
+func (c *Client) AddAccount(ctx context.Context, r AccountRequest) (a AccountAdded, err error) {
+	return a, c.do(ctx, http.MethodPost, "/v1/accounts", r, &a)
+}
+
+// AddMailbox adds a mailbox.
+func (c *Client) AddMailbox(ctx context.Context, r MailboxRequest) error {
+	return c.do(ctx, http.MethodPost, "/v1/mailboxes", r, nil)
+}
+
+// Revoke ends a link.
+func (c *Client) Revoke(ctx context.Context, r RevokeRequest) (a Revoked, err error) {
+	return a, c.do(ctx, http.MethodPost, "/v1/revocations", r, &a)
+}
+
+// Put stores a file. size is only told to the node's side of HTTP; -1 where it is not known.
+func (c *Client) Put(ctx context.Context, r PutRequest, content io.Reader, size int64) (a PutDone, err error) {
+	q := url.Values{"account": {r.Account}, "name": {r.Name}, "replace": {r.Replace}}
+	req, err := http.NewRequestWithContext(ctx, http.MethodPut, "http://valise/v1/files?"+q.Encode(), content)
+	if err != nil {
+		return a, err
+	}
+	req.ContentLength = size
+	return a, c.send(req, &a)
+}
+
+func (c *Client) do(ctx context.Context, method, path string, in, out any) error {
+	var body io.Reader
+	if in != nil {
+		data, err := json.Marshal(in)
+		if err != nil {
+			return err
+		}
+		body = bytes.NewReader(data)
+	}
+	req, err := http.NewRequestWithContext(ctx, method, "http://valise"+path, body)
+	if err != nil {
+		return err
+	}
+	return c.send(req, out)
+}
+
+func (c *Client) send(req *http.Request, out any) error {
+	resp, err := c.http.Do(req)
+	if err != nil {
+		if errors.Is(err, ErrNotRunning) {
+			return ErrNotRunning
+		}
+		return err
+	}
+	defer resp.Body.Close()
+	if resp.StatusCode/100 != 2 {
+		return decodeProblem(resp)
+	}
+	if out == nil {
+		return nil
+	}
+	if err := json.NewDecoder(resp.Body).Decode(out); err != nil {
+		return fmt.Errorf("read answer: %w", err)
+	}
+	return nil
+}
