@@ -1,0 +1,263 @@
+package node
+
+import (
+	"context"
+	"crypto/rand"
+	"errors"
+	"fmt"
+	"io"
+	"mime"
+	"net/url"
+	"path/filepath"
+	"strings"
+	"time"
+
+	"github.com/valise-mail/valise/authz"
+	"github.com/valise-mail/valise/dht"
+	"github.com/valise-mail/valise/node/api"
+	"github.com/valise-mail/valise/replication"
+)
+
+const (
+	ticketLife    = time.Hour
+	maxTicketLife = 24 * time.Hour
+)
+
+// admin answers the operator.
+type admin struct{ n *Node }
+
+var _ api.Admin = admin{}
+
+// Admin returns what the operator's socket serves, for programs that hold the Node itself.
+func (n *Node) Admin() api.Admin { return admin{n} }
+
+// Invite implements api.Admin: it admits a fresh ticket's peer id to the gate.
+func (a admin) Invite(ctx context.Context, r api.InviteRequest) (api.Invited, error) {
+	n := a.n
+	if r.Site == "" || strings.ContainsAny(r.Site, " \t\r\n/") {
+		return api.Invited{}, hint(fmt.Errorf("site %q is no site name", r.Site), `use a short word: "valise cluster invite --site paris"`)
+	}
+	life := r.For
+	if life <= 0 {
+		life = ticketLife
+	}
+	now := n.cfg.now()
+	t := dht.Ticket{
+		ClusterID: n.cluster.Cluster, OrgKey: n.cluster.OrgKey, Inviter: n.id.id, Site: r.Site, Expires: now.Add(min(life, maxTicketLife)),
+	}
+	rand.Read(t.Seed[:])
+	raw, err := n.cfg.advertised(n.road.Bulk().Addrs())
+	if err != nil {
+		return api.Invited{}, err
+	}
+	if t.Addrs, err = multiaddrs(raw); err != nil {
+		return api.Invited{}, err
+	}
+	err = n.ledger.Update(ctx, func(tx *replication.Tx) error {
+		put(tx, ticketKey(t.PeerID()), ticketRecord{Site: t.Site, Created: now, Expires: t.Expires})
+		bumpMembers(tx)
+		return nil
+	})
+	if err != nil {
+		return api.Invited{}, ledgerHint(err)
+	}
+	if err := n.follow(); err != nil { // the gate knows the ticket before it is printed
+		return api.Invited{}, err
+	}
+	return api.Invited{Ticket: t.String(), Expires: t.Expires}, nil
+}
+
+// AddAccount implements api.Admin.
+func (a admin) AddAccount(ctx context.Context, r api.AccountRequest) (api.AccountAdded, error) {
+	address, err := authz.ParseAddress(r.Address)
+	if err != nil {
+		return api.AccountAdded{}, hint(err, `"valise account add" takes a mail address, such as user@example.org`)
+	}
+	now := a.n.cfg.now()
+	account := authz.Account{ID: authz.AccountID(authz.NewID()), Name: r.Name, Status: authz.Active, Created: now}
+	secret := authz.NewAppPassword()
+	err = a.n.ledger.Update(ctx, func(tx *replication.Tx) error {
+		if err := authz.PutAccount(tx, account); err != nil {
+			return err
+		}
+		if err := authz.AddMailbox(tx, authz.Mailbox{Address: address, Account: account.ID, ProvenHow: "administrator", ProvenAt: now}); err != nil {
+			return err
+		}
+		return authz.PutAppPassword(tx, authz.AppPassword{Hash: secret.Hash(), Account: account.ID, Label: "first", Created: now})
+	})
+	if errors.Is(err, authz.ErrAddressTaken) {
+		return api.AccountAdded{}, hint(err, "the address belongs to an account already; an address never belongs to two")
+	}
+	if err != nil {
+		return api.AccountAdded{}, ledgerHint(err)
+	}
+	return api.AccountAdded{Account: string(account.ID), Address: string(address), AppPassword: secret.Reveal()}, nil
+}
+
+// AddMailbox implements api.Admin: it adds the mailbox, or sets the way to its server anew.
+func (a admin) AddMailbox(ctx context.Context, r api.MailboxRequest) error {
+	address, err := authz.ParseAddress(r.Address)
+	if err != nil {
+		return err
+	}
+	mode, err := authz.ParseTLSMode(r.TLS)
+	if err != nil {
+		return hint(err, "use --tls starttls (port 587), implicit (port 465), or none for a server on this machine")
+	}
+	if err := checkListen(r.NextHop); err != nil || strings.HasPrefix(r.NextHop, ":") {
+		return hint(fmt.Errorf("next hop %q is no host:port", r.NextHop), `use the mailbox's own submission server, such as "smtp.example.org:587"`)
+	}
+	if mode == authz.NoTLS && !loopback(r.NextHop) {
+		return hint(fmt.Errorf("next hop %s without TLS", r.NextHop), "only a server on this machine's loopback may go without TLS")
+	}
+	if (r.User == "") != (r.Password == "") {
+		return hint(errors.New("user and password go together"), "give --user and the password on the terminal or stdin, or neither")
+	}
+	account, err := a.account(r.Account)
+	if err != nil {
+		return err
+	}
+	box := authz.Mailbox{Address: address, Account: account, NextHop: r.NextHop, TLS: mode, User: r.User, ProvenHow: "administrator", ProvenAt: a.n.cfg.now()}
+	if r.Password != "" {
+		if box.Password.Epoch, box.Password.Box, err = a.n.keys.sealUnder(kindMail, mailboxAAD(box), []byte(r.Password)); err != nil {
+			return err
+		}
+	}
+	err = a.n.ledger.Update(ctx, func(tx *replication.Tx) error {
+		known, err := authz.LoadMailbox(tx, box.Key())
+		if errors.Is(err, authz.ErrNotFound) {
+			return authz.AddMailbox(tx, box)
+		}
+		if err != nil {
+			return err
+		}
+		if known.Account != account {
+			return authz.ErrAddressTaken
+		}
+		box.Aliases, box.Unknown = known.Aliases, known.Unknown
+		return authz.ReplaceMailbox(tx, box)
+	})
+	return ledgerHint(err)
+}
+
+// account finds an account by one of its addresses or its id.
+func (a admin) account(text string) (authz.AccountID, error) {
+	var id authz.AccountID
+	err := a.n.ledger.View(func(tx *replication.Tx) error {
+		if address, err := authz.ParseAddress(text); err == nil {
+			box, err := authz.FindMailbox(tx, address)
+			id = box.Account
+			return err
+		}
+		account, err := authz.LoadAccount(tx, authz.AccountID(text))
+		id = account.ID
+		return err
+	})
+	if errors.Is(err, authz.ErrNotFound) {
+		return "", hint(fmt.Errorf("account %q is not known", text), `name one of its addresses; "valise account add ADDRESS" makes an account`)
+	}
+	return id, err
+}
+
+// Put implements api.Admin.
+func (a admin) Put(ctx context.Context, r api.PutRequest, content io.Reader) (api.PutDone, error) {
+	account, err := a.account(r.Account)
+	if err != nil {
+		return api.PutDone{}, err
+	}
+	mediaType := mime.TypeByExtension(filepath.Ext(r.Name))
+	if r.Replace != "" {
+		f, up, err := a.n.replace(ctx, account, authz.FileID(r.Replace), mediaType, content)
+		if err != nil {
+			return api.PutDone{}, ledgerHint(err)
+		}
+		return api.PutDone{File: string(f.ID), Version: f.Newest, CID: up.content.Root.String(), Size: up.content.Size}, nil
+	}
+	from, err := a.firstAddress(account, r.Account)
+	if err != nil {
+		return api.PutDone{}, err
+	}
+	up, err := a.n.upload(ctx, account, mediaType, content)
+	if err != nil {
+		return api.PutDone{}, ledgerHint(err)
+	}
+	links, err := a.n.share(ctx, sharing{
+		mode:    authz.Following,
+		sending: authz.Sending{ID: authz.SendingID(authz.NewID()), Account: account, From: from, Created: a.n.cfg.now()},
+		files:   []sharedFile{{name: authz.CleanName(r.Name), upload: up}},
+	})
+	if err != nil {
+		return api.PutDone{}, ledgerHint(err)
+	}
+	return api.PutDone{File: string(links.ids[0]), Version: 1, CID: up.content.Root.String(), Size: up.content.Size, Link: links.files[0]}, nil
+}
+
+// firstAddress is the address a link is shown to come from: the one the
+// operator named, else the account's first.
+func (a admin) firstAddress(id authz.AccountID, named string) (authz.Address, error) {
+	if address, err := authz.ParseAddress(named); err == nil {
+		return address, nil
+	}
+	var first authz.Address
+	err := a.n.ledger.View(func(tx *replication.Tx) error {
+		for m, err := range authz.Mailboxes(tx, id) {
+			first = m.Address
+			return err
+		}
+		return hint(fmt.Errorf("account %s has no mailbox", id), `"valise mailbox add" gives it one`)
+	})
+	return first, err
+}
+
+// Revoke implements api.Admin. The token in the link only names the grant: the
+// operator may end what a bad or expired token names, too.
+func (a admin) Revoke(ctx context.Context, r api.RevokeRequest) (api.Revoked, error) {
+	token, err := tokenOf(r.Link)
+	if err != nil {
+		return api.Revoked{}, err
+	}
+	claims, err := authz.Verify(token, a.n.law, time.Time{})
+	if err != nil {
+		return api.Revoked{}, hint(fmt.Errorf("link: %w", err), "copy the whole link as it stands in the message")
+	}
+	now := a.n.cfg.now()
+	out := api.Revoked{Grant: claims.Grant.String()}
+	err = a.n.ledger.Update(ctx, func(tx *replication.Tx) error {
+		g, err := authz.LoadGrant(tx, claims.Grant)
+		if err != nil {
+			return err
+		}
+		out.Files = nil
+		for _, f := range g.Files {
+			out.Files = append(out.Files, f.Name)
+		}
+		return authz.RevokeGrant(tx, claims.Grant, now, "administrator")
+	})
+	return out, ledgerHint(err)
+}
+
+// tokenOf takes the token out of a link, /a/{cid}/{token}/{name} or /m/{token}.
+func tokenOf(link string) (authz.Token, error) {
+	u, err := url.Parse(strings.TrimSpace(link))
+	if err == nil {
+		parts := strings.Split(strings.TrimPrefix(u.EscapedPath(), "/"), "/")
+		switch {
+		case parts[0] == "m" && len(parts) == 2:
+			return authz.Token(parts[1]), nil
+		case parts[0] == "a" && len(parts) == 4:
+			return authz.Token(parts[2]), nil
+		}
+	}
+	return "", hint(errors.New("that is no link of ours"), "copy the whole link as it stands in the message: .../a/... or .../m/...")
+}
+
+// ledgerHint adds what an operator can do about a ledger that does not take writes.
+func ledgerHint(err error) error {
+	switch {
+	case errors.Is(err, replication.ErrNoQuorum):
+		return hint(err, `a majority of the nodes must be in reach to change anything; "valise status" shows which are missing`)
+	case errors.Is(err, replication.ErrUnknown):
+		return hint(err, "the change may have happened: look before you repeat it")
+	}
+	return err
+}

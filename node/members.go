@@ -1,0 +1,286 @@
+package node
+
+import (
+	"bytes"
+	"context"
+	"errors"
+	"fmt"
+	"slices"
+	"sync"
+	"time"
+
+	"github.com/libp2p/go-libp2p/core/peer"
+
+	"github.com/valise-mail/valise/authz"
+	"github.com/valise-mail/valise/dht"
+	"github.com/valise-mail/valise/replication"
+	"github.com/valise-mail/valise/replication/copies"
+)
+
+// settleTimeout is how long a node that has just joined waits for its first
+// copy of the ledger before its faces open anyway.
+const settleTimeout = 10 * time.Second
+
+// A roster is the membership as this node's copy of the ledger has it, kept in
+// memory for those who ask often.
+type roster struct {
+	mu      sync.RWMutex // guards the fields below
+	members []member
+	org     orgRecord
+}
+
+func (r *roster) set(members []member, org orgRecord) {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	r.members, r.org = members, org
+}
+
+// all returns the members, ordered by peer id. The slice is shared: read only.
+func (r *roster) all() []member {
+	r.mu.RLock()
+	defer r.mu.RUnlock()
+	return r.members
+}
+
+func (r *roster) organisation() orgRecord {
+	r.mu.RLock()
+	defer r.mu.RUnlock()
+	return r.org
+}
+
+func (r *roster) find(id peer.ID) (member, bool) {
+	for _, m := range r.all() {
+		if m.ID == id {
+			return m, true
+		}
+	}
+	return member{}, false
+}
+
+// holders are the members that can hold copies: those whose store is known.
+func (r *roster) holders() []copies.Node {
+	var out []copies.Node
+	for _, m := range r.all() {
+		if len(m.Store) != 16 {
+			continue
+		}
+		out = append(out, copies.Node{ID: m.ID, Site: m.Site, Store: [16]byte(m.Store), Weight: m.Weight})
+	}
+	return out
+}
+
+// settle takes over what the ledger says and starts the loops that follow it.
+func (n *Node) settle(ctx context.Context) error {
+	if err := n.follow(); err != nil {
+		return err
+	}
+	if _, ok := n.roster.find(n.id.id); !ok {
+		n.log.InfoContext(ctx, "waiting for the first copy of the ledger")
+		wait, cancel := context.WithTimeout(ctx, settleTimeout)
+		defer cancel()
+		if err := n.waitForSelf(wait); err != nil && ctx.Err() == nil {
+			n.log.WarnContext(ctx, "no copy of the ledger yet; serving what is known", "err", err)
+		}
+	}
+	n.start("members", n.followMembers)
+	n.start("signing keys", n.followSigningKeys)
+	n.start("own record", n.keepOwnRecord)
+	n.start("clock", n.watchClocks)
+	n.start("removal", func(ctx context.Context) error {
+		select {
+		case <-n.road.Removed():
+			return hint(errors.New("this node was removed from the cluster"), "its folder may be deleted; to come back, join with a new ticket and a new folder")
+		case <-ctx.Done():
+			return nil
+		}
+	})
+	n.road.Bulk().Handle(joinProtocol, dht.TicketHolder, n.serveJoin)
+	n.road.Bulk().Handle(clockProtocol, dht.Member, n.serveClock)
+	return nil
+}
+
+func (n *Node) waitForSelf(ctx context.Context) error {
+	for change, err := range n.ledger.Watch(ctx, memberKey(n.id.id)) {
+		if err != nil {
+			return err
+		}
+		if change.Kind == replication.Put {
+			return n.follow()
+		}
+	}
+	return ctx.Err()
+}
+
+// follow brings keys, gate, raft servers and roster to what this copy says now.
+func (n *Node) follow() error {
+	var list dht.List
+	var all []member
+	var org orgRecord
+	if err := n.ledger.View(func(tx *replication.Tx) (err error) {
+		if err := n.keys.load(tx); err != nil {
+			return err
+		}
+		if err := n.loadSigningKeys(tx); err != nil {
+			return err
+		}
+		if _, err := get(tx, keyOrg, &org); err != nil {
+			return err
+		}
+		if all, err = members(tx); err != nil {
+			return err
+		}
+		list, err = peerList(tx, n.cluster.Cluster)
+		return err
+	}); err != nil {
+		return err
+	}
+	if len(all) == 0 {
+		return nil // a fresh copy: the list that came with the join stays in force
+	}
+	n.roster.set(all, org)
+	var servers []replication.Server
+	for _, m := range all {
+		if dht.Class(m.Class) == dht.Member {
+			servers = append(servers, replication.Server{ID: m.ID, Site: m.Site})
+		}
+	}
+	signed, err := n.signList(list)
+	if errors.Is(err, errNoKey) {
+		return nil
+	}
+	if err != nil {
+		return err
+	}
+	if err := n.road.Publish(signed); err != nil {
+		return fmt.Errorf("publish member list %d: %w", list.Number, err)
+	}
+	n.ledger.SetServers(servers)
+	return nil
+}
+
+func (n *Node) signList(l dht.List) ([]byte, error) {
+	key, err := n.keys.orgKey()
+	if err != nil {
+		return nil, err
+	}
+	return dht.SignList(key, l)
+}
+
+// followMembers calls follow after every change of the node's own records.
+func (n *Node) followMembers(ctx context.Context) error {
+	synced := false
+	for change, err := range n.ledger.Watch(ctx, []byte("n")) {
+		if err != nil {
+			return watchEnded(ctx, err)
+		}
+		switch change.Kind {
+		case replication.Reset:
+			synced = false
+			continue
+		case replication.Synced:
+			synced = true
+		}
+		if !synced || (change.Kind != replication.Synced && !bytes.Equal(change.Key, keyVersion) && !bytes.HasPrefix(change.Key, secretKeys)) {
+			continue
+		}
+		if err := n.follow(); err != nil {
+			n.log.ErrorContext(ctx, "follow members", "err", err)
+		}
+	}
+	return nil
+}
+
+func (n *Node) followSigningKeys(ctx context.Context) error {
+	for change, err := range n.ledger.Watch(ctx, authz.SigningKeyPrefix()) {
+		if err != nil {
+			return watchEnded(ctx, err)
+		}
+		if change.Kind == replication.Reset {
+			continue
+		}
+		if err := n.ledger.View(n.loadSigningKeys); err != nil {
+			n.log.ErrorContext(ctx, "load signing keys", "err", err)
+		}
+	}
+	return nil
+}
+
+func (n *Node) loadSigningKeys(tx *replication.Tx) error {
+	keys, err := authz.SigningKeys(tx)
+	if err != nil {
+		return fmt.Errorf("signing keys: %w", err)
+	}
+	n.law.Set(keys...)
+	return nil
+}
+
+// watchEnded turns the end of a watch into nil when the node itself ended.
+func watchEnded(ctx context.Context, err error) error {
+	if ctx.Err() != nil || errors.Is(err, replication.ErrClosed) {
+		return nil
+	}
+	return err
+}
+
+// keepOwnRecord tells the cluster where this node is reached now and which
+// store it has: a wiped store has another id, and holds nothing (P2).
+func (n *Node) keepOwnRecord(ctx context.Context) error {
+	for wait := 100 * time.Millisecond; ; wait = min(2*wait, 10*time.Second) {
+		done, err := n.updateOwnRecord(ctx)
+		if done {
+			return nil
+		}
+		if err != nil {
+			n.log.DebugContext(ctx, "own record not written yet", "err", err)
+		}
+		if !sleep(ctx, wait) {
+			return nil
+		}
+	}
+}
+
+func (n *Node) updateOwnRecord(ctx context.Context) (done bool, err error) {
+	bulk, err := n.cfg.advertised(n.road.Bulk().Addrs())
+	if err != nil {
+		return false, err
+	}
+	ledger, err := n.cfg.advertised(n.road.Ledger().Addrs())
+	if err != nil {
+		return false, err
+	}
+	storeID := n.store.ID()
+	err = n.ledger.Update(ctx, func(tx *replication.Tx) error {
+		done = false
+		var m memberRecord
+		ok, err := get(tx, memberKey(n.id.id), &m)
+		if err != nil {
+			return err
+		}
+		if !ok {
+			return errors.New("the ledger does not name this node yet")
+		}
+		moved := !slices.EqualFunc(m.Bulk, bulk, bytes.Equal) || !slices.EqualFunc(m.Ledger, ledger, bytes.Equal)
+		same := !moved && bytes.Equal(m.Store, storeID[:]) && m.Name == n.cfg.name() && m.Program == Version && m.Files == n.cfg.Listen.Files
+		done = true
+		if same {
+			return nil
+		}
+		m.Bulk, m.Ledger, m.Store, m.Name, m.Program, m.Files = bulk, ledger, storeID[:], n.cfg.name(), Version, n.cfg.Listen.Files
+		put(tx, memberKey(n.id.id), m)
+		bumpMembers(tx)
+		return nil
+	})
+	return done && err == nil, err
+}
+
+// sleep waits, or returns false when ctx ends first.
+func sleep(ctx context.Context, d time.Duration) bool {
+	t := time.NewTimer(d)
+	defer t.Stop()
+	select {
+	case <-t.C:
+		return true
+	case <-ctx.Done():
+		return false
+	}
+}

@@ -1,0 +1,262 @@
+// Package node is the hall: it opens a node's rooms in order, introduces them
+// to each other, mounts the faces, and shuts down in order.
+package node
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"log/slog"
+	"net"
+	"sync"
+	"time"
+
+	"github.com/cockroachdb/pebble/v2"
+	"github.com/cockroachdb/pebble/v2/vfs"
+	"github.com/multiformats/go-multiaddr"
+
+	"github.com/valise-mail/valise/authz"
+	"github.com/valise-mail/valise/dht"
+	"github.com/valise-mail/valise/node/store"
+	"github.com/valise-mail/valise/replication"
+	"github.com/valise-mail/valise/replication/copies"
+)
+
+// Version is the program's.
+const Version = "0.1.0"
+
+// A Node is one running daemon. Its methods may be called concurrently.
+type Node struct {
+	cfg     Config
+	fs      vfs.FS
+	log     *slog.Logger
+	id      *identity
+	cluster clusterFile
+	started time.Time
+
+	cache  *pebble.Cache
+	road   *dht.Road
+	ledger *replication.DB
+	keys   *keyring
+	law    *authz.Keyring // public signing keys
+	store  *store.Store
+	copies *copies.Copies
+	roster roster
+	skew   skewWatch
+	faces  faces
+
+	ctx    context.Context // ends when the node does
+	cancel context.CancelCauseFunc
+	wg     sync.WaitGroup
+	closes []closer // in the order opened
+	once   sync.Once
+}
+
+type closer struct {
+	name string
+	io.Closer
+}
+
+type closeFunc func() error
+
+func (f closeFunc) Close() error { return f() }
+
+// Open starts the node whose folder is c.Dir. If it returns an error, nothing
+// is left running. The order is the argument: nothing is served before what it
+// stands on is open, and Close goes back the same way.
+func Open(ctx context.Context, c Config) (n *Node, err error) {
+	if err := c.Validate(); err != nil {
+		return nil, err
+	}
+	n = &Node{cfg: c, fs: c.fs(), started: c.clock()()}
+	n.ctx, n.cancel = context.WithCancelCause(context.Background())
+	defer func() {
+		if err != nil {
+			n.cancel(err)
+			n.closeAll()
+			n = nil
+		}
+	}()
+	steps := []struct {
+		what string
+		do   func(context.Context) error
+	}{
+		{"read the node's identity", n.openIdentity}, // also locks the folder: one daemon at a time
+		{"open the road", n.openRoad},                // the gate works by the stored member list
+		{"open the ledger", n.openLedger},            // needs the road's ledger lane
+		{"open the store", n.openStore},
+		{"open the copies", n.openCopies}, // from here on other nodes may send blocks
+		{"settle in", n.settle},           // keys and members as this copy of the ledger has them
+		{"open the faces", n.openFaces},   // people last: everything behind is there
+	}
+	for _, s := range steps {
+		if err := s.do(ctx); err != nil {
+			return nil, fmt.Errorf("%s: %w", s.what, err)
+		}
+	}
+	n.log.InfoContext(ctx, "node is up", "site", c.Site, "smtp", n.faces.smtp, "files", n.faces.files)
+	return n, nil
+}
+
+func (n *Node) openIdentity(context.Context) error {
+	lock, err := n.fs.Lock(n.fs.PathJoin(n.cfg.Dir, "lock"))
+	if err != nil {
+		if errors.Is(err, errNotExist) {
+			return hint(fmt.Errorf("%s: %w", n.cfg.Dir, err), `this folder holds no node; "valise init" or "valise join" makes one`)
+		}
+		return hint(fmt.Errorf("lock %s: %w", n.cfg.Dir, err), "is another valise running on this folder?")
+	}
+	n.opened("lock", lock)
+	if n.id, err = loadIdentity(n.fs, n.cfg.Dir); err != nil {
+		return err
+	}
+	if n.cluster, err = loadCluster(n.fs, n.cfg.Dir, n.id, n.cfg.Organisation); err != nil {
+		return err
+	}
+	n.log = n.cfg.log().With("node", n.cfg.name())
+	n.keys = newKeyring(n.cluster.Cluster, n.id)
+	n.law = authz.NewKeyring()
+	n.cache = pebble.NewCache(int64(n.cfg.Store.Cache))
+	n.opened("cache", closeFunc(func() error { n.cache.Unref(); return nil }))
+	return nil
+}
+
+func (n *Node) openRoad(ctx context.Context) error {
+	bulk, err := listenMultiaddr(n.cfg.Listen.Libp2p)
+	if err != nil {
+		return err
+	}
+	ledger, err := listenMultiaddr(n.cfg.Listen.Ledger)
+	if err != nil {
+		return err
+	}
+	n.road, err = dht.Open(ctx, dht.Config{
+		Key: n.id.p2p, ClusterID: n.cluster.Cluster, OrgKey: n.cluster.OrgKey, Dir: n.fs.PathJoin(n.cfg.Dir, "road"), FS: n.fs,
+		BulkListen: []multiaddr.Multiaddr{bulk}, LedgerListen: []multiaddr.Multiaddr{ledger},
+		Reach: n.cfg.Seams.Reach, Clock: n.cfg.clock(), Logger: n.log,
+	})
+	if err != nil {
+		return portHint(err, n.cfg.Listen.Libp2p+" or "+n.cfg.Listen.Ledger)
+	}
+	n.opened("road", n.road)
+	joined, err := readFile(n.fs, n.fs.PathJoin(n.cfg.Dir, listName))
+	if err == nil {
+		err = n.road.Publish(joined)
+	}
+	if err != nil && !errors.Is(err, errNotExist) {
+		return fmt.Errorf("member list from the join: %w", err)
+	}
+	if err := n.road.Pull(ctx); err != nil {
+		n.log.InfoContext(ctx, "no newer member list to be had yet", "err", err)
+	}
+	return nil
+}
+
+func (n *Node) openLedger(ctx context.Context) (err error) {
+	c := replication.Config{
+		Dir: n.fs.PathJoin(n.cfg.Dir, ledgerDir), FS: n.fs, Cache: n.cache, ID: n.id.id, Site: n.cfg.Site,
+		Lane: n.road.Ledger().For(dht.Member), Logger: n.log,
+	}
+	if n.cfg.Seams.Fast {
+		c.Heartbeat, c.PromoteAfter = 500*time.Millisecond, 300*time.Millisecond
+	}
+	n.ledger, err = replication.Open(ctx, c)
+	if errors.Is(err, replication.ErrNoLedger) {
+		return hint(err, "the node's key is here but its log is not: identity and log live and die together. Join as a new node with a new folder, and remove this one from the cluster")
+	}
+	if err != nil {
+		return err
+	}
+	n.opened("ledger", n.ledger)
+	n.start("ledger watchdog", func(ctx context.Context) error {
+		select {
+		case err := <-n.ledger.Fatal():
+			return hint(fmt.Errorf("ledger: %w", err), "the ledger could not be written: look at free space and at the disk's health, then start the node again; nothing acknowledged is lost")
+		case <-ctx.Done():
+			return nil
+		}
+	})
+	return nil
+}
+
+func (n *Node) openStore(ctx context.Context) (err error) {
+	n.store, err = store.Open(ctx, store.Config{
+		Dir: n.fs.PathJoin(n.cfg.Dir, "store"), FS: n.fs, Cache: n.cache, Reserve: int64(n.cfg.Store.Reserve), Free: n.cfg.free, Logger: n.log,
+	})
+	if err != nil {
+		return err
+	}
+	n.opened("store", n.store)
+	return nil
+}
+
+// opened notes what Close has to close.
+func (n *Node) opened(name string, c io.Closer) { n.closes = append(n.closes, closer{name, c}) }
+
+// start runs a loop until the node ends. An error from it ends the node.
+func (n *Node) start(name string, run func(ctx context.Context) error) {
+	n.wg.Go(func() {
+		if err := run(n.ctx); err != nil && n.ctx.Err() == nil {
+			n.log.ErrorContext(n.ctx, "node stops", "loop", name, "err", err, "hint", Hint(err))
+			n.cancel(err)
+		}
+	})
+}
+
+// Done is closed when the node can no longer go on, or was closed.
+func (n *Node) Done() <-chan struct{} { return n.ctx.Done() }
+
+// Err says why the node ended; nil while it runs and after a plain Close.
+func (n *Node) Err() error {
+	if err := context.Cause(n.ctx); !errors.Is(err, context.Canceled) {
+		return err
+	}
+	return nil
+}
+
+// Close stops serving, then everything underneath, in reverse order.
+func (n *Node) Close() error {
+	n.cancel(nil)
+	n.closeAll()
+	return nil
+}
+
+func (n *Node) closeAll() {
+	n.once.Do(func() {
+		if n.log == nil {
+			n.log = n.cfg.log()
+		}
+		n.closeFaces()
+		n.cancel(nil)
+		n.wg.Wait()
+		for i := len(n.closes) - 1; i >= 0; i-- {
+			if err := n.closes[i].Close(); err != nil {
+				n.log.Warn("close", "room", n.closes[i].name, "err", err)
+			}
+		}
+	})
+}
+
+// Run opens the node and keeps it up until ctx ends or the node cannot go on.
+func Run(ctx context.Context, c Config) error {
+	n, err := Open(ctx, c)
+	if err != nil {
+		return err
+	}
+	select {
+	case <-ctx.Done():
+	case <-n.Done():
+	}
+	err = n.Err()
+	return errors.Join(err, n.Close())
+}
+
+// portHint adds the usual remedy to a failed listen.
+func portHint(err error, addr string) error {
+	if op, ok := errors.AsType[*net.OpError](err); ok || errors.Is(err, errAddrInUse) {
+		_ = op
+		return hint(fmt.Errorf("listen %s: %w", addr, err), `is another program, or another node, on that port? "valise init --listen-base N" or the [listen] part of the config moves them`)
+	}
+	return err
+}

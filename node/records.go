@@ -1,0 +1,168 @@
+package node
+
+import (
+	"encoding/binary"
+	"fmt"
+	"slices"
+	"time"
+
+	"github.com/libp2p/go-libp2p/core/peer"
+	"github.com/multiformats/go-multiaddr"
+
+	"github.com/valise-mail/valise/dht"
+	"github.com/valise-mail/valise/replication"
+)
+
+// The node's own records in the ledger, under first byte 'n':
+//
+//	n o                       organisation: what every node must agree on
+//	n m <peer id>             member
+//	n t <peer id>             ticket, by the peer id its seed gives
+//	n v                       bumped by every change of members or tickets; its
+//	                          change index numbers the signed list
+//	n k <kind> 0 <epoch> <peer id>  a secret, wrapped to one node
+//	n e <kind>                newest epoch of a kind
+var (
+	keyOrg     = []byte("no")
+	keyVersion = []byte("nv")
+	memberKeys = []byte("nm")
+	ticketKeys = []byte("nt")
+	secretKeys = []byte("nk")
+	epochKeys  = []byte("ne")
+)
+
+// orgRecord is what all nodes share of the configuration.
+type orgRecord struct {
+	Name        string    `cbor:"1,keyasint"`
+	PublicFiles string    `cbor:"2,keyasint,omitempty"`
+	PublicApp   string    `cbor:"3,keyasint,omitempty"`
+	Created     time.Time `cbor:"4,keyasint"`
+	replication.Unknown
+}
+
+// memberRecord is one node of the cluster.
+type memberRecord struct {
+	Name    string    `cbor:"1,keyasint"`
+	Site    string    `cbor:"2,keyasint"`
+	Class   uint8     `cbor:"3,keyasint"`
+	Bulk    [][]byte  `cbor:"4,keyasint"`           // multiaddrs
+	Ledger  [][]byte  `cbor:"5,keyasint"`           // multiaddrs
+	SealKey []byte    `cbor:"6,keyasint"`           // HPKE public key, X25519
+	Store   []byte    `cbor:"7,keyasint,omitempty"` // random id of its block store; empty until it has served once
+	Weight  int64     `cbor:"8,keyasint,omitempty"` // bytes its disk may hold; 0: the same as others
+	Joined  time.Time `cbor:"9,keyasint"`
+	Files   string    `cbor:"10,keyasint,omitempty"` // address of its files face, for status
+	Program string    `cbor:"11,keyasint,omitempty"` // version of the program, for rolling upgrades
+	replication.Unknown
+}
+
+// ticketRecord admits a ticket's peer id. It stays until its end, so that a
+// joiner whose answer was lost may ask again; JoinedAs then says for whom.
+type ticketRecord struct {
+	Site     string    `cbor:"1,keyasint"`
+	Created  time.Time `cbor:"2,keyasint"`
+	Expires  time.Time `cbor:"3,keyasint"`
+	JoinedAs []byte    `cbor:"4,keyasint,omitempty"`
+	replication.Unknown
+}
+
+// wrappedRecord is one secret, sealed to one node.
+type wrappedRecord struct {
+	Sealed  []byte    `cbor:"1,keyasint"`
+	Created time.Time `cbor:"2,keyasint"`
+	replication.Unknown
+}
+
+func memberKey(id peer.ID) []byte { return append(slices.Clone(memberKeys), id...) }
+func ticketKey(id peer.ID) []byte { return append(slices.Clone(ticketKeys), id...) }
+
+func secretKey(kind string, epoch uint32, id peer.ID) []byte {
+	k := append(slices.Clone(secretKeys), kind...)
+	k = append(k, 0)
+	k = binary.BigEndian.AppendUint32(k, epoch)
+	return append(k, id...)
+}
+
+func epochKey(kind string) []byte { return append(slices.Clone(epochKeys), kind...) }
+
+// put stores a record. Encoding our own types cannot fail but by a broken invariant.
+func put(tx *replication.Tx, key []byte, record any) {
+	data, err := replication.Marshal(record)
+	if err != nil {
+		panic(fmt.Sprintf("node: encode %T: %v", record, err))
+	}
+	tx.Put(key, data)
+}
+
+// get loads a record; ok is false where there is none.
+func get(tx *replication.Tx, key []byte, record any) (ok bool, err error) {
+	data, ok := tx.Get(key)
+	if !ok {
+		return false, nil
+	}
+	if err := replication.Unmarshal(data, record); err != nil {
+		return false, fmt.Errorf("record %q: %w", key, err)
+	}
+	return true, nil
+}
+
+// bumpMembers marks that members or tickets changed.
+func bumpMembers(tx *replication.Tx) { tx.Put(keyVersion, []byte{1}) }
+
+// A member is a memberRecord under its peer id.
+type member struct {
+	ID peer.ID
+	memberRecord
+}
+
+func members(tx *replication.Tx) ([]member, error) {
+	var all []member
+	for k, v := range tx.Scan(memberKeys, replication.PrefixEnd(memberKeys)) {
+		m := member{ID: peer.ID(k[len(memberKeys):])}
+		if err := replication.Unmarshal(v, &m.memberRecord); err != nil {
+			return nil, fmt.Errorf("member %s: %w", m.ID, err)
+		}
+		all = append(all, m)
+	}
+	return all, nil
+}
+
+// peerList builds the list that the gate works by. Every full node that has
+// applied the same ledger index builds and signs the same bytes.
+func peerList(tx *replication.Tx, cluster string) (dht.List, error) {
+	l := dht.List{Number: tx.ChangeIndex(keyVersion), ClusterID: cluster}
+	all, err := members(tx)
+	if err != nil {
+		return dht.List{}, err
+	}
+	for _, m := range all {
+		p := dht.Peer{ID: m.ID, Class: dht.Class(m.Class), Site: m.Site}
+		if p.Bulk, err = multiaddrs(m.Bulk); err != nil {
+			return dht.List{}, fmt.Errorf("member %s: %w", m.ID, err)
+		}
+		if p.Ledger, err = multiaddrs(m.Ledger); err != nil {
+			return dht.List{}, fmt.Errorf("member %s: %w", m.ID, err)
+		}
+		l.Peers = append(l.Peers, p)
+	}
+	for k, v := range tx.Scan(ticketKeys, replication.PrefixEnd(ticketKeys)) {
+		var t ticketRecord
+		if err := replication.Unmarshal(v, &t); err != nil {
+			return dht.List{}, fmt.Errorf("ticket: %w", err)
+		}
+		l.Peers = append(l.Peers, dht.Peer{ID: peer.ID(k[len(ticketKeys):]), Class: dht.TicketHolder, Site: t.Site, Until: t.Expires})
+	}
+	return l, nil
+}
+
+func multiaddrs(raw [][]byte) ([]multiaddr.Multiaddr, error) {
+	var all []multiaddr.Multiaddr
+	for _, b := range raw {
+		a, err := multiaddr.NewMultiaddrBytes(b)
+		if err != nil {
+			return nil, err
+		}
+		all = append(all, a)
+	}
+	return all, nil
+}

@@ -1,0 +1,131 @@
+package node
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"time"
+
+	"github.com/libp2p/go-libp2p/core/peer"
+
+	"github.com/valise-mail/valise/node/api"
+	"github.com/valise-mail/valise/node/drive"
+	"github.com/valise-mail/valise/replication"
+	"github.com/valise-mail/valise/replication/copies"
+)
+
+// staleAfter is from when on the age of this copy is worth a warning.
+const staleAfter = 10 * time.Second
+
+// Status implements api.Admin.
+func (a admin) Status(ctx context.Context) (api.Status, error) {
+	n := a.n
+	ls := n.ledger.Status()
+	s := api.Status{
+		Organisation: n.cfg.Organisation, Cluster: n.cluster.Cluster, Program: Version,
+		Node: n.id.id.String(), Name: n.cfg.name(), Site: n.cfg.Site, Started: n.started,
+		Ledger: api.LedgerStatus{State: ledgerState(ls), Leader: n.nameOf(ls.Leader), Quorum: ls.Quorum, Term: ls.Term, Applied: ls.Applied, Age: ls.Age.Seconds()},
+		Copies: api.CopiesStatus{Wanted: n.cfg.Copies.Wanted, Ack: n.cfg.Copies.Ack},
+		Faces:  api.FacesStatus{SMTP: n.faces.smtp, Files: n.faces.files, App: n.faces.app, Metrics: n.faces.metrics},
+	}
+	if !ls.Confirmed {
+		s.Ledger.Age = -1
+	}
+	servers := map[peer.ID]replication.ServerStatus{}
+	for _, v := range ls.Servers {
+		servers[v.ID] = v
+		if v.Voter {
+			s.Ledger.Voters++
+		}
+	}
+	connected := n.road.Connected()
+	for _, m := range n.roster.all() {
+		ms := api.MemberStatus{
+			Node: m.ID.String(), Name: m.Name, Site: m.Site, Role: "joining", Leader: m.ID == ls.Leader,
+			Self: m.ID == n.id.id, Connected: m.ID == n.id.id || connected[m.ID], Files: m.Files,
+		}
+		if v, ok := servers[m.ID]; ok {
+			ms.Role = "non-voter"
+			if v.Voter {
+				ms.Role = "voter"
+			}
+		}
+		s.Members = append(s.Members, ms)
+	}
+	if err := n.countCopies(&s.Copies); err != nil {
+		return s, err
+	}
+	s.Store.Reserve = int64(n.cfg.Store.Reserve)
+	var err error
+	if s.Store.Free, err = n.cfg.free(); err != nil {
+		return s, err
+	}
+	s.Warnings = n.warnings(s, ls)
+	return s, nil
+}
+
+func ledgerState(s replication.Status) string {
+	switch s.Leader {
+	case "":
+		return "no leader"
+	case s.ID:
+		return "leader"
+	}
+	return "follower"
+}
+
+func (n *Node) nameOf(id peer.ID) string {
+	if m, ok := n.roster.find(id); ok {
+		return m.Name
+	}
+	return id.String()
+}
+
+// countCopies counts contents and the copies that are still to be fetched.
+func (n *Node) countCopies(c *api.CopiesStatus) error {
+	nodes := len(n.roster.holders())
+	c.Nodes = nodes
+	return n.ledger.View(func(tx *replication.Tx) error {
+		seen := map[string]bool{}
+		for _, v := range drive.Roots(tx) {
+			if seen[v.Root.KeyString()] {
+				continue
+			}
+			seen[v.Root.KeyString()] = true
+			c.Files++
+			holders, err := n.copies.Holders(tx, v.Root)
+			if err != nil && !errors.Is(err, copies.ErrNotRecorded) {
+				return err
+			}
+			c.Missing += max(0, min(c.Wanted, nodes)-len(holders))
+		}
+		return nil
+	})
+}
+
+// warnings say in words what an operator should know, most urgent first.
+func (n *Node) warnings(s api.Status, ls replication.Status) []string {
+	out := []string{}
+	say := func(format string, args ...any) { out = append(out, fmt.Sprintf(format, args...)) }
+	if !ls.Quorum {
+		say("no quorum: links and downloads work from a copy that may be old; nothing can be sent or changed")
+	} else if ls.Age > staleAfter {
+		say("this node's copy of the ledger is %s old", ls.Age.Round(time.Second))
+	}
+	if skew := n.skew.get(); skew.Abs() > maxSkew {
+		say("this node's clock is off by %s against the others: %s", skew.Round(time.Second), clockHint)
+	}
+	if s.Store.Free < s.Store.Reserve {
+		say("free space is under the reserve: no attachment is taken here until there is room")
+	}
+	if len(s.Members) == 1 {
+		say(`one node: one voter, one copy of everything; losing this disk loses it all. "valise cluster invite --site NAME" brings a second node in`)
+	}
+	if s.Copies.Missing > 0 {
+		say("%d copies are still being made", s.Copies.Missing)
+	}
+	if _, _, err := n.keys.signingKey(); errors.Is(err, errNoKey) {
+		say("this node holds no signing key yet: it waits for its copy of the ledger")
+	}
+	return out
+}
