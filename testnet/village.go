@@ -1,0 +1,287 @@
+// Package testnet is the model village: many nodes in one process over real
+// loopback libp2p, with faults and a verifier. It is also what the
+// demonstration runs.
+package testnet
+
+import (
+	"context"
+	"crypto/rand"
+	"encoding/hex"
+	"errors"
+	"fmt"
+	"io"
+	"log/slog"
+	"net"
+	"path/filepath"
+	"runtime/pprof"
+	"sync"
+	"time"
+
+	"github.com/cockroachdb/pebble/v2/vfs"
+	"github.com/libp2p/go-libp2p/core/peer"
+
+	"github.com/valise-mail/valise/node"
+	"github.com/valise-mail/valise/node/api"
+)
+
+// A Config says what village to build.
+type Config struct {
+	// Sites has one entry a node: where it stands. Node i is called SITE-i, counted from 1.
+	Sites []string
+	// Dir holds real folders, one a node. Empty: every node has a crashable file
+	// system in memory, which forgets unsynced writes at a Kill.
+	Dir string
+	// Adjust changes a node's config before it is founded, if not nil.
+	Adjust func(i int, c *node.Config)
+	// Logger receives what the nodes log; nil discards it.
+	Logger *slog.Logger
+}
+
+// A Village is a running cluster with a mail catcher beside it. Its methods
+// are called from one goroutine, unless they say otherwise.
+type Village struct {
+	Houses []*House
+	Mail   *Catcher
+	cfg    Config
+	label  string
+
+	mu   sync.Mutex // guards the fields below
+	cut  map[[2]peer.ID]bool
+	acks []Acknowledged
+}
+
+// A House is one node of the village, running or not.
+type House struct {
+	Name string
+	cfg  node.Config
+	disk *vfs.MemFS // nil on a real disk
+	peer peer.ID
+	node *node.Node // nil while stopped
+
+	mu    sync.Mutex // guards the fields below
+	alone bool       // cut off from everybody, clients included: it is being killed
+	conns map[net.Conn]struct{}
+}
+
+// Open builds the village and waits until every node has its place: all
+// members, reachable, with the ledger applied. If it returns an error, nothing
+// is left running.
+func Open(ctx context.Context, c Config) (*Village, error) {
+	var id [6]byte
+	rand.Read(id[:])
+	v := &Village{cfg: c, label: hex.EncodeToString(id[:]), cut: map[[2]peer.ID]bool{}}
+	var err error
+	v.labelled(func() { err = v.build(ctx) })
+	if err != nil {
+		return nil, errors.Join(err, v.Close())
+	}
+	return v, nil
+}
+
+// labelled runs fn so that every goroutine started below carries this village's label.
+func (v *Village) labelled(fn func()) {
+	pprof.Do(context.Background(), pprof.Labels("village", v.label), func(context.Context) { fn() })
+}
+
+func (v *Village) build(ctx context.Context) (err error) {
+	if v.Mail, err = NewCatcher(); err != nil {
+		return err
+	}
+	for i, site := range v.cfg.Sites {
+		h, err := v.house(i, site)
+		if err != nil {
+			return err
+		}
+		if i == 0 {
+			if err := node.Init(ctx, h.cfg); err != nil {
+				return fmt.Errorf("init %s: %w", h.Name, err)
+			}
+		} else {
+			ticket, err := v.Houses[0].node.Admin().Invite(ctx, api.InviteRequest{Site: site})
+			if err != nil {
+				return fmt.Errorf("invite %s: %w", h.Name, err)
+			}
+			if h.cfg, err = node.Join(ctx, h.cfg, ticket.Ticket); err != nil {
+				return fmt.Errorf("join %s: %w", h.Name, err)
+			}
+		}
+		v.Houses = append(v.Houses, h)
+		if err := v.start(ctx, h); err != nil {
+			return fmt.Errorf("start %s: %w", h.Name, err)
+		}
+	}
+	return v.Settled(ctx)
+}
+
+func (v *Village) house(i int, site string) (*House, error) {
+	h := &House{Name: fmt.Sprintf("%s-%d", site, i+1), conns: map[net.Conn]struct{}{}}
+	c := node.DefaultConfig(0)
+	c.Organisation, c.Site, c.Name = "example.org", site, h.Name
+	c.Store.Reserve = 0
+	c.Store.Cache = 8 << 20
+	var err error
+	for _, addr := range []*string{&c.Listen.SMTP, &c.Listen.Files, &c.Listen.App, &c.Listen.Metrics, &c.Listen.Libp2p, &c.Listen.Ledger} {
+		if *addr, err = freeAddr(); err != nil {
+			return nil, err
+		}
+	}
+	c.Dir = "/" + h.Name
+	c.Seams.Fast = true
+	if v.cfg.Dir != "" {
+		c.Dir = filepath.Join(v.cfg.Dir, h.Name)
+	} else {
+		h.disk = vfs.NewCrashableMem()
+		c.Seams.FS = h.disk
+		c.Seams.Free = func() (int64, error) { return 1 << 40, nil }
+	}
+	if v.cfg.Logger != nil {
+		c.Logger = v.cfg.Logger
+	}
+	c.Seams.Reach = func(p peer.ID) bool { return v.reach(h, p) }
+	c.Seams.Listen = h.listen
+	if v.cfg.Adjust != nil {
+		v.cfg.Adjust(i, &c)
+	}
+	h.cfg = c
+	return h, nil
+}
+
+// freeAddr finds a free loopback port. It must be known before the node runs,
+// and must be the same after a restart.
+func freeAddr() (string, error) {
+	l, err := net.Listen("tcp", "127.0.0.1:0")
+	if err != nil {
+		return "", err
+	}
+	defer l.Close()
+	return l.Addr().String(), nil
+}
+
+func (v *Village) start(ctx context.Context, h *House) error {
+	var n *node.Node
+	var err error
+	v.labelled(func() { n, err = node.Open(ctx, h.cfg) })
+	if err != nil {
+		return err
+	}
+	h.node, h.peer = n, n.ID()
+	return nil
+}
+
+func (v *Village) reach(h *House, p peer.ID) bool {
+	h.mu.Lock()
+	alone := h.alone
+	h.mu.Unlock()
+	v.mu.Lock()
+	defer v.mu.Unlock()
+	return !alone && !v.cut[[2]peer.ID{h.peer, p}]
+}
+
+// listen is the house's doors: connections it accepted are cut at a Kill.
+func (h *House) listen(network, addr string) (net.Listener, error) {
+	l, err := net.Listen(network, addr)
+	if err != nil {
+		return nil, err
+	}
+	return &door{Listener: l, h: h}, nil
+}
+
+type door struct {
+	net.Listener
+	h *House
+}
+
+func (d *door) Accept() (net.Conn, error) {
+	c, err := d.Listener.Accept()
+	if err != nil {
+		return nil, err
+	}
+	d.h.mu.Lock()
+	defer d.h.mu.Unlock()
+	if d.h.alone {
+		c.Close()
+		return c, nil
+	}
+	d.h.conns[c] = struct{}{}
+	return &guest{Conn: c, h: d.h}, nil
+}
+
+type guest struct {
+	net.Conn
+	h *House
+}
+
+func (g *guest) Close() error {
+	g.h.mu.Lock()
+	delete(g.h.conns, g.Conn)
+	g.h.mu.Unlock()
+	return g.Conn.Close()
+}
+
+// Running says whether the house's node is up.
+func (h *House) Running() bool { return h.node != nil }
+
+// Node is the running node, or nil.
+func (h *House) Node() *node.Node { return h.node }
+
+// Config is the node's config.
+func (h *House) Config() node.Config { return h.cfg }
+
+// Settled waits until every running node knows every member, has its own copy
+// of the ledger confirmed, and all that should vote do.
+func (v *Village) Settled(ctx context.Context) error {
+	for _, h := range v.Houses {
+		if !h.Running() {
+			continue
+		}
+		if err := v.Wait(ctx, h.Name+" to settle", func() (bool, error) {
+			s, err := h.node.Admin().Status(ctx)
+			if err != nil {
+				return false, err
+			}
+			return v.complete(s), nil
+		}); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+func (v *Village) complete(s api.Status) bool {
+	if !s.Ledger.Quorum || s.Ledger.Leader == "" || len(s.Members) != len(v.Houses) || s.Ledger.Voters != min(len(v.Houses), 3) || s.Copies.Nodes != len(v.Houses) {
+		return false
+	}
+	return true
+}
+
+// Wait polls until done says so, or ctx ends.
+func (v *Village) Wait(ctx context.Context, what string, done func() (bool, error)) error {
+	for {
+		ok, err := done()
+		if ok {
+			return nil
+		}
+		select {
+		case <-ctx.Done():
+			return fmt.Errorf("wait for %s: %w", what, errors.Join(context.Cause(ctx), err))
+		case <-time.After(20 * time.Millisecond):
+		}
+	}
+}
+
+// Close stops every node and the catcher.
+func (v *Village) Close() error {
+	var errs []error
+	for _, h := range v.Houses {
+		if h.node != nil {
+			errs = append(errs, h.node.Close())
+			h.node = nil
+		}
+	}
+	if v.Mail != nil {
+		errs = append(errs, v.Mail.Close())
+	}
+	return errors.Join(errs...)
+}
+
+var _ io.Closer = (*Village)(nil)
