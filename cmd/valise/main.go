@@ -1,0 +1,164 @@
+// Command valise runs and steers a Valise node: attachments that stay home.
+package main
+
+import (
+	"context"
+	"errors"
+	"flag"
+	"fmt"
+	"io"
+	"os"
+	"os/signal"
+	"strings"
+	"syscall"
+
+	"github.com/valise-mail/valise/node"
+	"github.com/valise-mail/valise/node/api"
+)
+
+// A command is one verb. Its usage is the manual: printed by -h, and nowhere written twice.
+type command struct {
+	name  string // one or two words
+	args  string // what follows the flags
+	short string
+	long  string
+	run   func(ctx context.Context, c *call) error
+	flags func(c *call)
+}
+
+// A call is one invocation of a command.
+type call struct {
+	flags  *flag.FlagSet
+	stdin  io.Reader
+	stdout io.Writer
+	stderr io.Writer
+	opt    options
+}
+
+func commands() []command {
+	return []command{
+		initCommand, serveCommand, joinCommand, statusCommand, inviteCommand,
+		accountAddCommand, mailboxAddCommand, putCommand, revokeCommand,
+		demoCommand, configExampleCommand, versionCommand,
+	}
+}
+
+func main() {
+	syscall.Umask(0o077) // a node's folder holds its key
+	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
+	code := run(ctx, os.Args[1:], os.Stdin, os.Stdout, os.Stderr)
+	stop()
+	os.Exit(code)
+}
+
+// run returns the exit status: 0 done, 1 failed, 2 called wrongly.
+func run(ctx context.Context, args []string, stdin io.Reader, stdout, stderr io.Writer) int {
+	if len(args) == 0 {
+		overview(stderr)
+		return 2
+	}
+	if strings.Trim(args[0], "-") == "help" || args[0] == "-h" {
+		overview(stdout)
+		return 0
+	}
+	for _, cmd := range commands() {
+		words := strings.Fields(cmd.name)
+		if len(args) < len(words) || !equal(args[:len(words)], words) {
+			continue
+		}
+		return cmd.exec(ctx, args[len(words):], stdin, stdout, stderr)
+	}
+	fmt.Fprintf(stderr, "valise: error: no command %q\nvalise: hint: \"valise help\" lists them\n", strings.Join(args, " "))
+	return 2
+}
+
+func equal(a, b []string) bool {
+	for i := range b {
+		if a[i] != b[i] {
+			return false
+		}
+	}
+	return true
+}
+
+func (cmd command) exec(ctx context.Context, args []string, stdin io.Reader, stdout, stderr io.Writer) int {
+	c := &call{flags: flag.NewFlagSet("valise "+cmd.name, flag.ContinueOnError), stdin: stdin, stdout: stdout, stderr: stderr}
+	c.flags.SetOutput(io.Discard)
+	if cmd.flags != nil {
+		cmd.flags(c)
+	}
+	c.flags.Usage = func() {}
+	switch err := c.flags.Parse(args); {
+	case errors.Is(err, flag.ErrHelp):
+		cmd.usage(c, stdout)
+		return 0
+	case err != nil:
+		fmt.Fprintf(stderr, "valise: error: %v\nvalise: hint: \"valise %s -h\" shows what it takes\n", err, cmd.name)
+		return 2
+	}
+	err := cmd.run(ctx, c)
+	if err == nil {
+		return 0
+	}
+	fmt.Fprintf(stderr, "valise: error: %v\n", err)
+	if h := hintOf(err); h != "" {
+		fmt.Fprintf(stderr, "valise: hint: %s\n", h)
+	}
+	if errors.Is(err, errUsage) {
+		return 2
+	}
+	return 1
+}
+
+var errUsage = errors.New("wrong usage")
+
+// misused is an error of the caller's, with the way to the manual.
+func misused(cmd, format string, args ...any) error {
+	return &node.HintError{Err: fmt.Errorf("%w: "+format, append([]any{errUsage}, args...)...), Hint: fmt.Sprintf("\"valise %s -h\" shows what it takes", cmd)}
+}
+
+// hintOf finds what to try next, whichever side of the admin socket said it.
+func hintOf(err error) string {
+	if p, ok := errors.AsType[*api.Problem](err); ok {
+		return p.Hint
+	}
+	if errors.Is(err, api.ErrNotRunning) {
+		return `start it with "valise serve --dir DIR", or name its folder with --dir`
+	}
+	return node.Hint(err)
+}
+
+func overview(w io.Writer) {
+	fmt.Fprint(w, "Valise keeps e-mail attachments at home and lets the mail carry a link.\n\nUsage: valise COMMAND [FLAGS] [ARGUMENTS]\n\n")
+	for _, cmd := range commands() {
+		fmt.Fprintf(w, "  %-15s %s\n", cmd.name, cmd.short)
+	}
+	fmt.Fprint(w, "\n\"valise COMMAND -h\" is the manual of a command.\n")
+}
+
+func (cmd command) usage(c *call, w io.Writer) {
+	fmt.Fprintf(w, "Usage: valise %s [FLAGS]%s\n\n%s\n", cmd.name, prefixed(" ", cmd.args), strings.TrimSpace(cmd.long))
+	any := false
+	c.flags.VisitAll(func(*flag.Flag) { any = true })
+	if any {
+		fmt.Fprint(w, "\nFlags:\n")
+		c.flags.SetOutput(w)
+		c.flags.PrintDefaults()
+	}
+}
+
+func prefixed(prefix, s string) string {
+	if s == "" {
+		return ""
+	}
+	return prefix + s
+}
+
+var versionCommand = command{
+	name: "version", short: "print the program's version",
+	long: "Prints the program's version.",
+	run: func(_ context.Context, c *call) error {
+		_, err := fmt.Fprintln(c.stdout, "valise", node.Version)
+		return err
+	},
+}
