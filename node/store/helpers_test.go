@@ -8,6 +8,7 @@ import (
 	"math/rand/v2"
 	"testing"
 
+	"github.com/cockroachdb/pebble/v2"
 	"github.com/cockroachdb/pebble/v2/vfs"
 	blocks "github.com/ipfs/go-block-format"
 	"github.com/ipfs/go-cid"
@@ -110,4 +111,17 @@ func sealAll(t testing.TB, k ScopeKey, data []byte) (Sealed, []blocks.Block) {
 		t.Fatal(err)
 	}
 	return sealed, out
+}
+
+// condemn marks a block as a collector will.
+func condemn(t testing.TB, s *Store, d digest) {
+	t.Helper()
+	p, ok, err := s.index.find(Kept, d)
+	if !ok || err != nil {
+		t.Fatal(ok, err)
+	}
+	p.flags |= condemned
+	if err := s.index.write(func(b *pebble.Batch) error { return putPlace(b, Kept, d, p) }); err != nil {
+		t.Fatal(err)
+	}
 }

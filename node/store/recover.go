@@ -82,6 +82,8 @@ func (r *recovery) run() (end int64, usable bool, err error) {
 	switch {
 	case err != nil:
 		return 0, false, err
+	case known && record.flags&retired != 0 && record.indexed == 0: // failed before anything in it was durable
+		return 0, false, errors.Join(s.fs.Remove(r.path), s.syncDir(s.fs.PathDir(r.path)))
 	case known && record.flags&retired != 0:
 		return record.indexed, false, nil
 	case known && record.indexed == r.size:

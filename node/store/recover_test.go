@@ -1,0 +1,530 @@
+package store
+
+import (
+	"bytes"
+	"errors"
+	"fmt"
+	"io"
+	"math/rand/v2"
+	"path"
+	"strings"
+	"sync"
+	"testing"
+
+	"github.com/cockroachdb/pebble/v2/vfs"
+	blocks "github.com/ipfs/go-block-format"
+	"github.com/ipfs/go-cid"
+	car "github.com/ipld/go-car/v2"
+)
+
+// carBlocks reads every pack in fs with another CAR reader, which verifies every block, and returns
+// the names of those that are not fillers.
+func carBlocks(t testing.TB, fs vfs.FS, k Kind) map[cid.Cid]bool {
+	t.Helper()
+	return carBlocksExcept(t, fs, k, nil)
+}
+
+func carBlocksExcept(t testing.TB, fs vfs.FS, k Kind, except map[string]bool) map[cid.Cid]bool {
+	t.Helper()
+	dir := path.Join("/data/store", packDir(k))
+	names, err := fs.List(dir)
+	if err != nil {
+		t.Fatal(err)
+	}
+	out := make(map[cid.Cid]bool)
+	for _, name := range names {
+		if strings.HasSuffix(name, ".bad") || except[packDir(k)+"/"+name] {
+			continue
+		}
+		f, err := fs.Open(path.Join(dir, name))
+		if err != nil {
+			t.Fatal(err)
+		}
+		defer f.Close()
+		r, err := car.NewBlockReader(f)
+		if err != nil {
+			t.Fatalf("%s: %v", name, err)
+		}
+		if r.Version != 1 || len(r.Roots) != 1 {
+			t.Errorf("%s: version %d, %d roots", name, r.Version, len(r.Roots))
+		}
+		for {
+			blk, err := r.Next()
+			if err == io.EOF {
+				break
+			}
+			if err != nil {
+				t.Fatalf("%s: %v", name, err)
+			}
+			if !isFiller(blk.RawData()) {
+				out[blk.Cid()] = true
+			}
+		}
+	}
+	return out
+}
+
+func TestT4_PacksAreCARs(t *testing.T) {
+	t.Parallel()
+	mem := vfs.NewMem()
+	c := testConfig(t, mem)
+	c.PackSize = 2 << 20
+	s := open(t, c)
+	sealed, blks := sealAll(t, scopeKey("a"), random(6<<20, 1))
+	if err := add(t.Context(), s, Kept, blks...); err != nil {
+		t.Fatal(err)
+	}
+	if err := add(t.Context(), s, Cached, rawBlock(random(100, 2))); err != nil {
+		t.Fatal(err)
+	}
+	if err := s.Close(); err != nil {
+		t.Fatal(err)
+	}
+	names, _ := mem.List("/data/store/packs")
+	if len(names) < 3 {
+		t.Errorf("6 MiB in packs of 2 MiB are %d packs", len(names))
+	}
+	kept := carBlocks(t, mem, Kept)
+	for _, blk := range blks {
+		if !kept[blk.Cid()] {
+			t.Errorf("block %s is in no pack", blk.Cid())
+		}
+	}
+	if cached := carBlocks(t, mem, Cached); len(cached) != 1 || len(kept) != sealed.Chunks+1 {
+		t.Errorf("%d kept, %d cached blocks", len(kept), len(cached))
+	}
+}
+
+// tornStore returns a file system with one acknowledged block, the path of its pack, and the pack's
+// bytes.
+func tornStore(t testing.TB) (mem *vfs.MemFS, kept blocks.Block, file string, data []byte) {
+	t.Helper()
+	mem = vfs.NewMem()
+	s := open(t, testConfig(t, mem))
+	kept = rawBlock(random(300, 1))
+	if err := add(t.Context(), s, Kept, kept); err != nil {
+		t.Fatal(err)
+	}
+	if err := s.Close(); err != nil {
+		t.Fatal(err)
+	}
+	file = "/data/store/packs/" + packName(1)
+	return mem, kept, file, readAll(t, mem, file)
+}
+
+func readAll(t testing.TB, fs vfs.FS, path string) []byte {
+	t.Helper()
+	f, err := fs.Open(path)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer f.Close()
+	data, err := io.ReadAll(f)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return data
+}
+
+func overwrite(t testing.TB, fs vfs.FS, path string, data []byte) {
+	t.Helper()
+	f, err := fs.Create(path, diskWrites)
+	if err != nil {
+		t.Fatal(err)
+	}
+	_, err = f.Write(data)
+	if err := errors.Join(err, f.Sync(), f.Close()); err != nil {
+		t.Fatal(err)
+	}
+}
+
+func TestT4_TornTailAtEveryByte(t *testing.T) {
+	t.Parallel()
+	mem, kept, file, good := tornStore(t)
+	last := rawBlock(random(200, 2))
+	whole := append(sectionHead(last.Cid(), 200), last.RawData()...)
+	for cut := 0; cut <= len(whole); cut++ {
+		overwrite(t, mem, file, append(bytes.Clone(good), whole[:cut]...))
+		s := open(t, testConfig(t, mem))
+		if !s.Has(kept.Cid()) {
+			t.Fatalf("torn at %d: the acknowledged block is gone", cut)
+		}
+		if got, want := s.Has(last.Cid()), cut == len(whole); got != want {
+			t.Fatalf("torn at %d: the last block is held: %t", cut, got)
+		}
+		next := rawBlock(random(50, uint64(cut+10)))
+		if err := add(t.Context(), s, Kept, next); err != nil {
+			t.Fatalf("torn at %d: %v", cut, err)
+		}
+		if err := s.Close(); err != nil {
+			t.Fatal(err)
+		}
+		if names := carBlocks(t, mem, Kept); !names[kept.Cid()] || !names[next.Cid()] {
+			t.Fatalf("torn at %d: pack has %v", cut, names)
+		}
+		s = open(t, testConfig(t, mem))
+		for _, blk := range []blocks.Block{kept, next} {
+			if _, err := s.Block(t.Context(), blk.Cid()); err != nil {
+				t.Fatalf("torn at %d, opened again: %v", cut, err)
+			}
+		}
+		if err := s.Close(); err != nil {
+			t.Fatal(err)
+		}
+		resetIndex(t, mem, good)
+	}
+}
+
+// resetIndex lets the next Open see the pack as indexed up to the end of good.
+func resetIndex(t testing.TB, mem vfs.FS, good []byte) {
+	t.Helper()
+	s := open(t, testConfig(t, mem))
+	r := recovery{store: s, kind: Kept, id: 1}
+	if err := r.index(nil, int64(len(good)), 0); err != nil {
+		t.Fatal(err)
+	}
+	if err := s.Close(); err != nil {
+		t.Fatal(err)
+	}
+}
+
+func FuzzRecoverTail(f *testing.F) {
+	blk := rawBlock(random(100, 9))
+	whole := append(sectionHead(blk.Cid(), 100), blk.RawData()...)
+	f.Add([]byte{})
+	f.Add([]byte{0})
+	f.Add(whole)
+	f.Add(whole[:len(whole)-1])
+	f.Add(append(bytes.Clone(whole), whole[:50]...))
+	f.Add(bytes.Repeat([]byte{0xff}, 300))
+	f.Add(append([]byte{0x80, 0x80, 0x00}, whole...))
+	f.Add(bytes.Repeat([]byte{0}, 129))
+	mem, kept, file, good := tornStore(f)
+	f.Fuzz(func(t *testing.T, tail []byte) {
+		overwrite(t, mem, file, append(bytes.Clone(good), tail...))
+		s, err := Open(t.Context(), Config{Dir: "/data/store", FS: mem})
+		if err != nil {
+			t.Fatal(err)
+		}
+		for k := range s.indexed(t, Kept) {
+			if _, err := s.Block(t.Context(), cidOf(cid.Raw, k)); err != nil {
+				t.Errorf("indexed block: %v", err)
+			}
+		}
+		if !s.Has(kept.Cid()) {
+			t.Error("the acknowledged block is gone")
+		}
+		if err := s.Close(); err != nil {
+			t.Fatal(err)
+		}
+		carBlocks(t, mem, Kept)
+		forgetRecovered(t, mem, kept, good)
+	})
+}
+
+// forgetRecovered removes from the index everything but kept.
+func forgetRecovered(t testing.TB, mem vfs.FS, kept blocks.Block, good []byte) {
+	t.Helper()
+	s, err := Open(t.Context(), Config{Dir: "/data/store", FS: mem})
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer s.Close()
+	d, _ := digestOf(kept.Cid())
+	for k := range s.indexed(t, Kept) {
+		if k != d {
+			if err := s.index.db.Delete(blockKey(Kept, k), nil); err != nil {
+				t.Fatal(err)
+			}
+		}
+	}
+	r := recovery{store: s, kind: Kept, id: 1}
+	if err := r.index(nil, int64(len(good)), 0); err != nil {
+		t.Fatal(err)
+	}
+}
+
+// indexed returns all blocks of a kind in the index.
+func (s *Store) indexed(t testing.TB, k Kind) map[digest]place {
+	t.Helper()
+	out := make(map[digest]place)
+	it, err := s.index.db.NewIter(nil)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer it.Close()
+	prefix := blockKey(k, digest{})[:4]
+	for it.First(); it.Valid(); it.Next() {
+		if d, ok := bytes.CutPrefix(it.Key(), prefix); ok {
+			p, _, err := s.index.find(k, digest(d))
+			if err != nil {
+				t.Fatal(err)
+			}
+			out[digest(d)] = p
+		}
+	}
+	return out
+}
+
+// A journal is what a test has been promised.
+type journal struct {
+	mu    sync.Mutex
+	acked []blocks.Block
+}
+
+func (j *journal) add(blks ...blocks.Block) {
+	j.mu.Lock()
+	defer j.mu.Unlock()
+	j.acked = append(j.acked, blks...)
+}
+
+func (j *journal) list() []blocks.Block {
+	j.mu.Lock()
+	defer j.mu.Unlock()
+	return append([]blocks.Block(nil), j.acked...)
+}
+
+// work does a bit of everything a store does, noting what is acknowledged and going on after errors.
+func work(t testing.TB, s *Store, j *journal) {
+	for i := range 6 {
+		fresh, shared := rawBlock(random(3000+i, uint64(i))), rawBlock(random(2000, uint64(100+i/2)))
+		if add(t.Context(), s, Kept, fresh, shared) == nil {
+			j.add(fresh, shared)
+		}
+		add(t.Context(), s, Cached, rawBlock(random(1000, uint64(200+i))))
+	}
+}
+
+// verify opens a store on fs and checks every promise, then that it still works.
+func verify(t testing.TB, fs vfs.FS, acked []blocks.Block, when string) {
+	t.Helper()
+	c := testConfig(t, fs)
+	c.PackSize = 8000
+	s, err := Open(t.Context(), c)
+	if err != nil {
+		t.Errorf("%s: %v", when, err)
+		return
+	}
+	for _, blk := range acked {
+		if got, err := s.Block(t.Context(), blk.Cid()); err != nil || !bytes.Equal(got.RawData(), blk.RawData()) || !s.Has(blk.Cid()) {
+			t.Errorf("%s: acknowledged block %s: %v", when, blk.Cid(), err)
+		}
+	}
+	for _, k := range []Kind{Kept, Cached} {
+		for d := range s.indexed(t, k) {
+			if _, err := s.Block(t.Context(), cidOf(cid.Raw, d)); err != nil {
+				t.Errorf("%s: indexed block: %v", when, err)
+			}
+		}
+	}
+	if err := add(t.Context(), s, Kept, rawBlock(random(4000, 99))); err != nil {
+		t.Errorf("%s: the store does not go on: %v", when, err)
+	}
+	closed := make(map[string]bool) // where a sync failed, what follows the last good block is left as it is
+	for _, k := range []Kind{Kept, Cached} {
+		for id := range s.nextPack {
+			r, _, err := s.index.pack(k, id)
+			if err != nil {
+				t.Fatal(err)
+			}
+			closed[packDir(k)+"/"+packName(id)] = r.flags&retired != 0
+		}
+	}
+	if err := s.Close(); err != nil {
+		t.Errorf("%s: %v", when, err)
+	}
+	for _, k := range []Kind{Kept, Cached} {
+		carBlocksExcept(t, fs, k, closed)
+	}
+}
+
+func TestT4_KilledBetweenAnySteps(t *testing.T) {
+	t.Parallel()
+	type moment struct {
+		fs    *vfs.MemFS
+		acked []blocks.Block
+		when  string
+	}
+	var moments []moment
+	var mu sync.Mutex
+	var j journal
+	rng := rand.New(rand.NewPCG(1, 2))
+	mem := vfs.NewCrashableMem()
+	disk := &faultFS{FS: mem}
+	disk.set(func(op, file string) fault {
+		mu.Lock()
+		defer mu.Unlock()
+		for _, percent := range []int{0, 50, 100} {
+			acked := j.list() // before the clone: what is acknowledged later need not be in it
+			fs := mem.CrashClone(vfs.CrashCloneCfg{UnsyncedDataPercent: percent, RNG: rng})
+			moments = append(moments, moment{fs, acked, fmt.Sprintf("killed before %s %s, %d%% written", op, file, percent)})
+		}
+		return fine
+	})
+	c := testConfig(t, disk)
+	c.PackSize = 8000
+	s := open(t, c)
+	work(t, s, &j)
+	if err := s.Close(); err != nil {
+		t.Fatal(err)
+	}
+	disk.set(nil)
+	if len(j.list()) != 12 || len(moments) < 100 {
+		t.Fatalf("%d blocks acknowledged in %d steps", len(j.list()), len(moments)/3)
+	}
+	for _, m := range moments {
+		verify(t, m.fs, m.acked, m.when)
+	}
+}
+
+func TestT4_AnyStepFailing(t *testing.T) {
+	t.Parallel()
+	for _, f := range []fault{failed, happened} {
+		steps := 0
+		for n := 0; n <= steps; n++ {
+			steps = max(steps, failStep(t, f, n))
+		}
+		if steps < 30 {
+			t.Errorf("only %d steps", steps)
+		}
+	}
+}
+
+// failStep does the work with step n on packs failing, and verifies what was promised. It returns
+// the number of steps.
+func failStep(t *testing.T, f fault, n int) int {
+	mem := vfs.NewCrashableMem()
+	disk := &faultFS{FS: mem}
+	c := testConfig(t, disk)
+	c.PackSize = 8000
+	c.Logger = nil
+	s := open(t, c)
+	var mu sync.Mutex
+	step := 0
+	when := "no step"
+	disk.set(func(op, file string) fault {
+		if !isPack(file) && !strings.HasSuffix(file, "/packs/") && !strings.HasSuffix(file, "/cache/") {
+			return fine
+		}
+		mu.Lock()
+		defer mu.Unlock()
+		step++
+		if step == n {
+			when = fmt.Sprintf("step %d, %s %s, fault %d", n, op, file, f)
+			return f
+		}
+		return fine
+	})
+	var j journal
+	work(t, s, &j)
+	again := rawBlock(random(3000, 0)) // the first of work's blocks: now it must be possible
+	if err := add(t.Context(), s, Kept, again); err != nil {
+		t.Errorf("%s: the store does not go on: %v", when, err)
+	}
+	j.add(again)
+	crashed := mem.CrashClone(vfs.CrashCloneCfg{})
+	if err := s.Close(); err != nil {
+		t.Errorf("%s: %v", when, err)
+	}
+	disk.set(nil)
+	verify(t, crashed, j.list(), when+", then a crash")
+	verify(t, mem, j.list(), when)
+	return step
+}
+
+func TestL11_IndexThatCannotBeWrittenIsFatalNotDeadly(t *testing.T) {
+	t.Parallel()
+	mem := vfs.NewCrashableMem()
+	disk := &faultFS{FS: mem}
+	s := open(t, testConfig(t, disk))
+	kept := rawBlock(random(500, 1))
+	if err := add(t.Context(), s, Kept, kept); err != nil {
+		t.Fatal(err)
+	}
+	disk.set(func(op, file string) fault {
+		if strings.Contains(file, "/index/") && op == "sync" {
+			return failed
+		}
+		return fine
+	})
+	if err := add(t.Context(), s, Kept, rawBlock(random(500, 2))); err == nil {
+		t.Error("acknowledged without an index")
+	}
+	if err := <-s.Fatal(); err == nil {
+		t.Error("no reason given")
+	}
+	if err := add(t.Context(), s, Kept, rawBlock(random(500, 3))); err == nil {
+		t.Error("acknowledged after the index died")
+	}
+	if err := s.Close(); err != nil {
+		t.Error(err)
+	}
+	if crashed := afterCrash(t, mem); !crashed.Has(kept.Cid()) {
+		t.Error("the acknowledged block is gone")
+	}
+}
+
+func TestT4_LostIndexIsRebuiltFromPacks(t *testing.T) {
+	t.Parallel()
+	mem := vfs.NewMem()
+	c := testConfig(t, mem)
+	c.PackSize = 2 << 20
+	s := open(t, c)
+	data := random(6<<20, 1)
+	sealed := put(t, s, scopeKey("a"), data)
+	id := s.ID()
+	if err := s.Close(); err != nil {
+		t.Fatal(err)
+	}
+	if err := mem.RemoveAll("/data/store/index"); err != nil {
+		t.Fatal(err)
+	}
+	s = open(t, c)
+	if s.ID() != id {
+		t.Error("the store has another name")
+	}
+	if !bytes.Equal(readBack(t, s, sealed), data) {
+		t.Error("content differs")
+	}
+}
+
+func TestT4_DamageIsNotOverwritten(t *testing.T) {
+	t.Parallel()
+	mem, kept, file, good := tornStore(t)
+	if err := mem.RemoveAll("/data/store/index"); err != nil {
+		t.Fatal(err)
+	}
+	damaged := append(bytes.Clone(good), bytes.Repeat([]byte{7}, maxCut+1)...)
+	overwrite(t, mem, file, damaged)
+	s := open(t, testConfig(t, mem))
+	if !s.Has(kept.Cid()) {
+		t.Error("the block before the damage is gone")
+	}
+	if err := add(t.Context(), s, Kept, rawBlock(random(10, 5))); err != nil {
+		t.Fatal(err)
+	}
+	if !bytes.Equal(readAll(t, mem, file), damaged) {
+		t.Error("the damaged pack was written to")
+	}
+}
+
+func TestOpen_Refusals(t *testing.T) {
+	t.Parallel()
+	mem, _, _, _ := tornStore(t)
+	s := open(t, testConfig(t, mem))
+	if _, err := Open(t.Context(), testConfig(t, mem)); !errors.Is(err, ErrInUse) {
+		t.Errorf("second open: %v, want ErrInUse", err)
+	}
+	if err := s.Close(); err != nil {
+		t.Fatal(err)
+	}
+	if err := mem.Remove("/data/store/ID"); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := Open(t.Context(), testConfig(t, mem)); err == nil {
+		t.Error("a store that lost its name got a new one")
+	}
+	if _, err := Open(t.Context(), Config{}); err == nil {
+		t.Error("no folder named: opened")
+	}
+}
