@@ -116,18 +116,37 @@ func parseRoot(data []byte) (*certificate, error) {
 	return &cert, nil
 }
 
+// wireHeader and wireRoot are the one encoding of a root certificate.
+type (
+	wireHeader struct {
+		Algorithm int    `cbor:"1,keyasint"`
+		KeyID     []byte `cbor:"4,keyasint"`
+	}
+	wireRoot struct {
+		_           struct{} `cbor:",toarray"`
+		Protected   []byte
+		Unprotected cbor.RawMessage
+		Claims      []byte
+		Signature   []byte
+	}
+)
+
 // encode writes the certificate anew from what was understood of it.
 func (c *certificate) encode() ([]byte, error) {
 	payload, err := encodeClaims(c.claims)
 	if err != nil {
 		return nil, err
 	}
-	m := cose.UntaggedSign1Message{
-		Headers:   rootHeaders(c.claims.Key),
-		Payload:   payload,
-		Signature: c.message.Signature,
+	protected, err := modes().enc.Marshal(wireHeader{int(cose.AlgorithmEdDSA), encodeKeyID(c.claims.Key)})
+	if err != nil {
+		return nil, err
 	}
-	return m.MarshalCBOR()
+	return modes().enc.Marshal(wireRoot{
+		Protected:   protected,
+		Unprotected: cbor.RawMessage{0xa0}, // {}
+		Claims:      payload,
+		Signature:   c.message.Signature,
+	})
 }
 
 // verify checks the signature. crypto/ed25519 takes only S below the group's order and R in its canonical encoding

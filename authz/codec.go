@@ -28,6 +28,11 @@ func (u *Unknown) unknown() *Unknown { return u }
 // A record is a pointer to a struct with an embedded Unknown.
 type record interface{ unknown() *Unknown }
 
+// A nesting record holds records of its own, and sees to their unknown fields.
+type nesting interface {
+	keepInside(fields map[int64]cbor.RawMessage) error
+}
+
 // marshal encodes a record: deterministic CBOR (RFC 8949, 4.2.1), a map with stable integer keys.
 func marshal(r record) ([]byte, error) {
 	u := r.unknown()
@@ -69,7 +74,18 @@ func unmarshal(data []byte, r record) error {
 		}
 		return err
 	}
-	u := r.unknown()
+	return checkVersion(r.unknown())
+}
+
+// unmarshalSome decodes those fields of a record that r has, for reading only.
+func unmarshalSome(data []byte, r record) error {
+	if err := modes().some.Unmarshal(data, r); err != nil {
+		return err
+	}
+	return checkVersion(r.unknown())
+}
+
+func checkVersion(u *Unknown) error {
 	switch {
 	case u.Version > recordVersion:
 		return fmt.Errorf("record version %d: %w", u.Version, ErrNewer)
@@ -97,10 +113,17 @@ func unmarshalFields(data []byte, r record) error {
 	if err := modes().lax.Unmarshal(data, &fields); err != nil {
 		return err
 	}
+	if n, ok := r.(nesting); ok {
+		if err := n.keepInside(fields); err != nil {
+			return err
+		}
+	}
 	for _, k := range knownKeys(reflect.TypeOf(r).Elem()) {
 		delete(fields, k)
 	}
-	r.unknown().Fields = fields
+	if len(fields) > 0 { // none, where only a nested record had some
+		r.unknown().Fields = fields
+	}
 	return nil
 }
 
@@ -125,6 +148,8 @@ type codecModes struct {
 	enc cbor.EncMode
 	dec cbor.DecMode // refuses a field it does not know, so that unmarshalFields notices
 	lax cbor.DecMode // ignores it
+	// some ignores it too, and keeps no count of the keys it skipped.
+	some cbor.DecMode
 }
 
 // modes builds the codec's modes once; they are read-only.
@@ -140,7 +165,9 @@ var modes = sync.OnceValue(func() codecModes {
 	}
 	lax := dec
 	lax.ExtraReturnErrors = cbor.ExtraDecErrorNone
-	return codecModes{must(enc.EncMode()), must(dec.DecMode()), must(lax.DecMode())}
+	some := lax
+	some.DupMapKey = cbor.DupMapKeyQuiet
+	return codecModes{must(enc.EncMode()), must(dec.DecMode()), must(lax.DecMode()), must(some.DecMode())}
 })
 
 func must[T any](v T, err error) T {

@@ -34,21 +34,21 @@ type Decision struct {
 // A refusal is a *Refusal: errors.Is(err, ErrAccessDenied), or ErrInvalidAccess at S304. ErrUnknownGrant is no refusal
 // (G4). Any other error is trouble with the records.
 func Decide(r Reader, keys *Keyring, ask Ask, now time.Time) (Decision, error) {
-	l, err := DecideLanding(r, keys, ask.Token, ask.Proven, now)
+	claims, g, err := decideGrant(r, keys, ask.Token, ask.Proven, now)
 	if err != nil {
 		return Decision{}, err
 	}
-	f, err := chooseFile(&l.Grant, ask)
+	f, err := chooseFile(&g, ask)
 	if err != nil {
 		return Decision{}, err
 	}
 	return Decision{
-		Claims:    l.Claims,
-		Grant:     l.Grant,
+		Claims:    claims,
+		Grant:     g,
 		File:      f,
 		MayNewest: f.Mode == Following,
-		Sender:    l.Sender,
-		Sent:      l.Sent,
+		Sender:    g.Sender,
+		Sent:      g.Created,
 	}, nil
 }
 
@@ -64,25 +64,34 @@ type Landing struct {
 // DecideLanding decides whether a receiver may see what a grant holds (G6): Decide without S304. Its errors are those
 // of Decide but ErrInvalidAccess.
 func DecideLanding(r Reader, keys *Keyring, t Token, proven []Address, now time.Time) (Landing, error) {
-	v, err := verify(t, keys, now)
+	claims, g, err := decideGrant(r, keys, t, proven, now)
 	if err != nil {
-		return Landing{}, err
-	}
-	g, err := grantOf(r, v)
-	if err != nil {
-		return Landing{}, err
-	}
-	if g.Sender == "" { // S301, row B5
-		return Landing{}, denied("S301", ErrNoSender)
-	}
-	if err := goodStanding(r, &g); err != nil { // S302, row B6
-		return Landing{}, err
-	}
-	if err := isReceiver(&g, v.claims, proven, now); err != nil { // S303, row B7
 		return Landing{}, err
 	}
 	files := slices.DeleteFunc(slices.Clone(g.Files), func(f GrantFile) bool { return !f.RevokedAt.IsZero() })
-	return Landing{Claims: v.claims, Grant: g, Files: files, Sender: g.Sender, Sent: g.Created}, nil
+	return Landing{Claims: claims, Grant: g, Files: files, Sender: g.Sender, Sent: g.Created}, nil
+}
+
+// decideGrant is everything up to S303.
+func decideGrant(r Reader, keys *Keyring, t Token, proven []Address, now time.Time) (Claims, Grant, error) {
+	v, err := verify(t, keys, now)
+	if err != nil {
+		return Claims{}, Grant{}, err
+	}
+	g, err := grantOf(r, v)
+	if err != nil {
+		return Claims{}, Grant{}, err
+	}
+	if g.Sender == "" { // S301, row B5
+		return Claims{}, Grant{}, denied("S301", ErrNoSender)
+	}
+	if err := goodStanding(r, &g); err != nil { // S302, row B6
+		return Claims{}, Grant{}, err
+	}
+	if err := isReceiver(&g, v.claims, proven, now); err != nil { // S303, row B7
+		return Claims{}, Grant{}, err
+	}
+	return v.claims, g, nil
 }
 
 // grantOf loads the grant a genuine token names. Under a distrusted key the grant itself must vouch for the token,
@@ -108,24 +117,49 @@ func recorded(g *Grant, hash [32]byte) bool {
 
 // goodStanding asks whether the sender's address is still the mailbox of the account that granted, and that active.
 func goodStanding(r Reader, g *Grant) error {
-	_, err := MailboxOf(r, g.Account, g.Sender)
-	if isNotYours(err) {
+	key, ok := ownerOf(r, g.Sender)
+	if !ok {
 		return denied("S302", ErrUnknownSender)
 	}
-	if err != nil {
-		return err
+	var m mailboxOwner
+	if err := glance(r, idKey(mailboxPrefix, key), &m); err != nil {
+		return fmt.Errorf("read mailbox %s: %w", key, err)
 	}
-	a, err := LoadAccount(r, g.Account)
+	if m.Account != g.Account {
+		return denied("S302", ErrUnknownSender)
+	}
+	var a accountStatus
+	err := glance(r, idKey(accountPrefix, g.Account), &a)
 	if isNotFound(err) {
 		return denied("S302", ErrUnknownSender)
 	}
 	if err != nil {
-		return err
+		return fmt.Errorf("read account %s: %w", g.Account, err)
 	}
 	if a.Status != Active {
 		return denied("S302", ErrDisabled)
 	}
 	return nil
+}
+
+// What S302 reads of a Mailbox and of an Account: every click does.
+type (
+	mailboxOwner struct {
+		Unknown
+		Account AccountID `cbor:"2,keyasint"`
+	}
+	accountStatus struct {
+		Unknown
+		Status Status `cbor:"3,keyasint"`
+	}
+)
+
+func glance(r Reader, key []byte, rec record) error {
+	data, ok := r.Get(key)
+	if !ok {
+		return ErrNotFound
+	}
+	return unmarshalSome(data, rec)
 }
 
 // isReceiver asks whether the token makes its holder a receiver of this grant, now.

@@ -30,6 +30,9 @@ func DecodeGrant(data []byte) (Grant, error) {
 		return Grant{}, fmt.Errorf("read grant: %w", err)
 	}
 	g.Created, g.Expires, g.RevokedAt = utc(g.Created), utc(g.Expires), utc(g.RevokedAt)
+	for i := range g.Files {
+		g.Files[i].RevokedAt = utc(g.Files[i].RevokedAt)
+	}
 	return g, nil
 }
 

@@ -8,8 +8,6 @@ import (
 
 func isNotFound(err error) bool { return errors.Is(err, ErrNotFound) }
 
-func isNotYours(err error) bool { return errors.Is(err, ErrNotYours) }
-
 // PutAppPassword adds an app password to an existing account.
 func PutAppPassword(rw ReadWriter, p AppPassword) error {
 	if p.Hash == ([32]byte{}) {

@@ -112,10 +112,12 @@ func ParseTLSMode(s string) (TLSMode, error) {
 	return 0, fmt.Errorf("tls mode %q: want starttls, implicit or none: %w", s, ErrInvalid)
 }
 
-// Sealed is a secret that only entitled nodes can open. This package never looks inside.
+// Sealed is a secret that only entitled nodes can open. This package never looks inside. Its form is closed: a change
+// is another field of the record it stands in.
 type Sealed struct {
-	Epoch uint32 `cbor:"1,keyasint"` // of the key it is sealed under
-	Box   []byte `cbor:"2,keyasint"` // nonce and ciphertext
+	_     struct{} `cbor:",toarray"`
+	Epoch uint32   // of the key it is sealed under
+	Box   []byte   // nonce and ciphertext
 }
 
 // A Mailbox is an address of an account together with the way to its own server (A8).
@@ -176,25 +178,13 @@ type GrantFile struct {
 	RevokedAt time.Time `cbor:"6,keyasint,omitzero"` // this file only; the grant has its own
 }
 
-// MarshalCBOR keeps unknown fields.
+// MarshalCBOR keeps unknown fields; Grant.keepInside does so when reading.
 func (f GrantFile) MarshalCBOR() ([]byte, error) { return marshalFields((*grantFileFields)(&f)) }
 
-// UnmarshalCBOR keeps unknown fields.
-func (f *GrantFile) UnmarshalCBOR(data []byte) error {
-	if err := unmarshalFields(data, (*grantFileFields)(f)); err != nil {
-		return err
-	}
-	f.RevokedAt = utc(f.RevokedAt)
-	return nil
-}
-
-// grantFileFields is GrantFile without its methods, so that the codec sees a plain struct.
+// grantFileFields is GrantFile without its method, so that the codec sees a plain struct.
 type grantFileFields GrantFile
 
-var (
-	_ cbor.Marshaler   = GrantFile{}
-	_ cbor.Unmarshaler = (*GrantFile)(nil)
-)
+var _ cbor.Marshaler = GrantFile{}
 
 // A Grant says that whoever holds its token may read certain files of one account.
 type Grant struct {
@@ -211,6 +201,21 @@ type Grant struct {
 	TokenHash    [32]byte    `cbor:"10,keyasint"`          // of the token issued: Token.Hash
 	RevokedAt    time.Time   `cbor:"11,keyasint,omitzero"`
 	RevokedWhy   string      `cbor:"12,keyasint,omitempty"`
+}
+
+// keepInside keeps the unknown fields of the files.
+func (g *Grant) keepInside(fields map[int64]cbor.RawMessage) error {
+	var files []cbor.RawMessage
+	if err := modes().lax.Unmarshal(fields[5], &files); err != nil {
+		return err
+	}
+	g.Files = make([]GrantFile, len(files))
+	for i, data := range files {
+		if err := unmarshalFields(data, (*grantFileFields)(&g.Files[i])); err != nil {
+			return err
+		}
+	}
+	return nil
 }
 
 // A SigningKey is the public half of a key that tokens are signed with. There is one per epoch; the private half is

@@ -57,7 +57,8 @@ func TestJ6_SecretAsTyped(t *testing.T) {
 			t.Errorf("%q matches", typed)
 		}
 	}
-	if (Secret{}).Matches(Secret{}.Hash()) {
+	none := Secret{}
+	if none.Matches(none.Hash()) {
 		t.Error("no secret matches the hash of nothing")
 	}
 }
@@ -79,7 +80,7 @@ func TestIDsAreLinkSafe(t *testing.T) {
 	if a, b := NewID(), NewID(); a == b || !form.MatchString(a) || !form.MatchString(b) {
 		t.Errorf("got %q and %q", a, b)
 	}
-	if NewGrantID() == NewGrantID() {
+	if a, b := NewGrantID(), NewGrantID(); a == b {
 		t.Error("got the same grant id twice")
 	}
 }
