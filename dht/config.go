@@ -33,6 +33,10 @@ type Config struct {
 	// is over; default 5 s. Their streams are refused at once.
 	Sweep time.Duration
 
+	// HandshakeTimeout is what an incoming connection may take until its peer
+	// is known and admitted; default 10 s.
+	HandshakeTimeout time.Duration
+
 	// Reach is a fault seam: where it says false, the cable to that peer is
 	// cut. It is asked for every dial, connection and stream; Disconnect closes
 	// what is open already. Default: everybody is reachable.
@@ -55,8 +59,8 @@ func (c Config) Validate() error {
 	if c.Dir == "" {
 		return errors.New("Config.Dir: empty; name a folder for the member list")
 	}
-	if c.BulkMemory < 0 || c.LedgerMemory < 0 || c.Sweep < 0 {
-		return errors.New("Config.BulkMemory, LedgerMemory, Sweep: must not be negative")
+	if c.BulkMemory < 0 || c.LedgerMemory < 0 || c.Sweep < 0 || c.HandshakeTimeout < 0 {
+		return errors.New("Config.BulkMemory, LedgerMemory, Sweep, HandshakeTimeout: must not be negative")
 	}
 	return nil
 }
@@ -76,6 +80,9 @@ func (c Config) withDefaults() Config {
 	}
 	if c.Sweep == 0 {
 		c.Sweep = 5 * time.Second
+	}
+	if c.HandshakeTimeout == 0 {
+		c.HandshakeTimeout = handshakeTimeout
 	}
 	if c.Reach == nil {
 		c.Reach = func(peer.ID) bool { return true }

@@ -10,7 +10,9 @@ import (
 	"time"
 
 	"github.com/cockroachdb/pebble/v2/vfs"
+	"github.com/libp2p/go-libp2p"
 	"github.com/libp2p/go-libp2p/core/crypto"
+	"github.com/libp2p/go-libp2p/core/host"
 	"github.com/libp2p/go-libp2p/core/network"
 	"github.com/libp2p/go-libp2p/core/peer"
 	"github.com/multiformats/go-multiaddr"
@@ -199,4 +201,14 @@ func ping(s network.Stream) error {
 	}
 	_, err := s.Read(make([]byte, 1))
 	return err
+}
+
+func identity(key crypto.PrivKey) libp2p.Option { return libp2p.Identity(key) }
+
+// connect has an ordinary host dial a road at one address.
+func connect(t testing.TB, h host.Host, r *Road, addr multiaddr.Multiaddr) {
+	t.Helper()
+	if err := h.Connect(within(t), peer.AddrInfo{ID: r.Self(), Addrs: []multiaddr.Multiaddr{addr}}); err != nil {
+		t.Logf("connect: %v", err)
+	}
 }

@@ -139,7 +139,7 @@ func (r *Road) openLane(name string, classes Class, listen []multiaddr.Multiaddr
 	l := &Lane{door: newDoor(resources, r.gate), prefix: "/valise/" + r.c.ClusterID + "/", addrs: addrs, tried: make(map[peer.ID]time.Time)}
 	// QUIC can be dialled wherever it is listened on.
 	quic := slices.ContainsFunc(listen, isQUIC)
-	l.host, err = newHost(laneGate{r.gate, name, classes}, netConfig{key: r.c.Key, resources: l.door, listen: listen, quic: quic, keepAlive: keepAlive})
+	l.host, err = newHost(laneGate{r.gate, name, classes}, netConfig{key: r.c.Key, resources: l.door, listen: listen, quic: quic, handshake: r.c.HandshakeTimeout, keepAlive: keepAlive})
 	if err != nil {
 		return nil, fmt.Errorf("%s lane: %w", name, err)
 	}

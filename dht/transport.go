@@ -1,6 +1,7 @@
 package dht
 
 import (
+	"cmp"
 	"context"
 	"crypto/hkdf"
 	"crypto/sha256"
@@ -48,6 +49,8 @@ type netConfig struct {
 	resources network.ResourceManager
 	listen    []multiaddr.Multiaddr
 	quic      bool
+	// handshake bounds incoming handshakes; default handshakeTimeout.
+	handshake time.Duration
 	// keepAlive is how often a silent connection is probed, and how long a
 	// probe or a blocked write may take before the connection counts as dead.
 	keepAlive time.Duration
@@ -105,7 +108,7 @@ func newSwarm(c netConfig) (_ *swarm.Swarm, bus event.Bus, closeAll func() error
 	if err != nil {
 		return nil, nil, nil, err
 	}
-	up, err := upgrader.New([]sec.SecureTransport{tls}, muxers, nil, c.resources, c.gater, upgrader.WithAcceptTimeout(handshakeTimeout))
+	up, err := upgrader.New([]sec.SecureTransport{tls}, muxers, nil, c.resources, c.gater, upgrader.WithAcceptTimeout(cmp.Or(c.handshake, handshakeTimeout)))
 	if err != nil {
 		return nil, nil, nil, err
 	}
