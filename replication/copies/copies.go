@@ -8,6 +8,7 @@ import (
 	"fmt"
 	"log/slog"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	blocks "github.com/ipfs/go-block-format"
@@ -153,6 +154,9 @@ type Copies struct {
 	mu     sync.Mutex
 	closed bool
 	open   map[peer.ID]int // streams served now
+
+	pushes    atomic.Int32 // pushes received now
+	lingering atomic.Int64 // bytes held by uploads that are committed and not at their end
 }
 
 // Open registers the protocols and returns. Blocks, Begin and the handlers work at once; Run keeps

@@ -1,0 +1,223 @@
+package copies
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"sync"
+	"time"
+
+	"github.com/libp2p/go-libp2p/core/peer"
+)
+
+// A lane streams one upload's blocks to one peer. While nothing was sent it can change to another
+// peer; afterwards it succeeds with the one it has, or fails. (Replacing a peer later, from local
+// packs, would begin here.)
+type lane struct {
+	u    *Upload
+	node Node // owned by run
+}
+
+// run ends with exactly one call of u.settle.
+func (l *lane) run() {
+	defer l.u.tape.leave(l)
+	conn, err := l.connect()
+	if err != nil {
+		l.u.settle(l, Copy{}, err)
+		return
+	}
+	store, err := l.stream(conn)
+	if err != nil {
+		err = fmt.Errorf("copy to %s: %w", l.node.ID, err)
+	}
+	l.u.settle(l, Copy{Node: l.node.ID, Store: store}, err)
+}
+
+// connect opens the stream to the lane's node, or to one that can stand in for it.
+func (l *lane) connect() (*pushStream, error) {
+	candidates := []Node{l.node}
+	var errs []error
+	for len(candidates) > 0 {
+		conn, node, err := l.u.c.race(l.u.ctx, candidates)
+		if err == nil {
+			l.node = node
+			l.u.use(l, node, candidates)
+			return conn, nil
+		}
+		errs = append(errs, err)
+		if l.u.ctx.Err() != nil {
+			break
+		}
+		candidates = l.u.standIns(l)
+	}
+	return nil, errors.Join(errs...)
+}
+
+// stream sends the tape and waits until it is durable there.
+func (l *lane) stream(p *pushStream) (store [16]byte, err error) {
+	defer func() { p.end(err) }()
+	answer := make(chan answered, 1)
+	var reader sync.WaitGroup
+	defer reader.Wait()
+	// The peer may refuse in the middle: its word ends the writing, too.
+	reader.Go(func() {
+		s, err := p.answer()
+		answer <- answered{s, err}
+		if err != nil {
+			_ = p.w.s.Reset()
+		}
+	})
+	if err := l.send(p); err != nil {
+		_ = p.w.s.Reset()
+		if a := <-answer; a.err != nil {
+			if _, ok := errors.AsType[*statusError](a.err); ok {
+				return store, a.err // what the peer said tells more
+			}
+		}
+		return store, err
+	}
+	a := <-answer
+	return a.store, a.err
+}
+
+type answered struct {
+	store [16]byte
+	err   error
+}
+
+func (l *lane) send(p *pushStream) error {
+	u := l.u
+	if _, err := p.w.w.WriteString(carHeader); err != nil {
+		return err
+	}
+	for passed := false; ; passed = true {
+		b, err := u.tape.next(u.ctx, l, passed, p.w.w.Flush)
+		if err != nil {
+			return err
+		}
+		if b == nil {
+			break
+		}
+		if err := u.c.slots.acquire(u.ctx, l.node.ID, forUpload); err != nil {
+			return err
+		}
+		err = writeSection(p.w.w, b)
+		u.c.slots.release(l.node.ID)
+		if err != nil {
+			return err
+		}
+	}
+	_ = p.w.w.WriteByte(0) // its error sticks
+	if err := writeCID(p.w.w, u.root()); err != nil {
+		return err
+	}
+	if err := p.w.w.Flush(); err != nil {
+		return err
+	}
+	return p.w.s.CloseWrite()
+}
+
+// A pushStream is open to a peer that is ready for blocks.
+type pushStream struct {
+	w    *wire
+	c    *Copies
+	stop func() bool // of the context's watch
+}
+
+// openPush opens a stream and waits for the peer's readiness, all within timing.dial.
+func (c *Copies) openPush(ctx context.Context, id peer.ID) (*pushStream, error) {
+	begun := time.Now()
+	w, stop, err := c.dial(ctx, id, pushProtocol)
+	if err == nil {
+		p := &pushStream{w: w, c: c, stop: stop}
+		_ = w.w.WriteByte(wireVersion)
+		if err = w.w.Flush(); err == nil {
+			w.within(max(c.cfg.timing.dial-time.Since(begun), c.cfg.timing.dial/4))
+			var s status
+			if s, err = readStatus(w.r); err == nil {
+				err = s.err()
+			}
+		}
+		if err == nil {
+			c.ranks.answered(id)
+			return p, nil
+		}
+		p.end(err)
+	}
+	if ctx.Err() != nil {
+		return nil, context.Cause(ctx)
+	}
+	if _, refused := errors.AsType[*statusError](err); !refused {
+		c.ranks.failed(id)
+	}
+	return nil, fmt.Errorf("reach %s: %w", id, err)
+}
+
+// answer waits for the peer's last word. Until then the peer says every beat that it is at work.
+func (p *pushStream) answer() ([16]byte, error) {
+	p.w.within(p.c.cfg.timing.progress)
+	for {
+		s, err := readStatus(p.w.r)
+		if err != nil {
+			return s.store, err
+		}
+		if s.code != codeWorking {
+			return s.store, s.err()
+		}
+	}
+}
+
+func (p *pushStream) end(err error) {
+	p.stop()
+	if err != nil {
+		_ = p.w.s.Reset()
+		return
+	}
+	_ = p.w.s.Close()
+}
+
+// race opens a stream to the first of the nodes that answers.
+func (c *Copies) race(ctx context.Context, nodes []Node) (*pushStream, Node, error) {
+	if len(nodes) == 1 {
+		conn, err := c.openPush(ctx, nodes[0].ID)
+		return conn, nodes[0], err
+	}
+	type result struct {
+		conn *pushStream
+		node int
+		err  error
+	}
+	results := make(chan result)
+	cancels := make([]context.CancelFunc, len(nodes))
+	for i, n := range nodes {
+		var one context.Context
+		one, cancels[i] = context.WithCancel(ctx)
+		go func() {
+			conn, err := c.openPush(one, n.ID)
+			results <- result{conn, i, err}
+		}()
+	}
+	var won *result
+	var errs []error
+	for range nodes {
+		switch r := <-results; {
+		case r.err != nil:
+			cancels[r.node]()
+			errs = append(errs, r.err)
+		case won != nil:
+			cancels[r.node]()
+			r.conn.end(context.Canceled)
+		default:
+			won = &r
+			for i, cancel := range cancels {
+				if i != r.node {
+					cancel()
+				}
+			}
+		}
+	}
+	if won == nil {
+		return nil, Node{}, errors.Join(errs...)
+	}
+	return won.conn, nodes[won.node], nil
+}

@@ -1,0 +1,67 @@
+package replication
+
+import (
+	"fmt"
+	"log/slog"
+	"runtime"
+	"sync"
+
+	"github.com/cockroachdb/pebble/v2"
+)
+
+// fatal is where local failures of the ledger go (L11): the first is told to
+// whoever waits on failed, and a goroutine that cannot go on parks until Close.
+type fatal struct {
+	log     *slog.Logger
+	failed  chan error    // holds the one error, then is closed
+	down    chan struct{} // closed by the first failure
+	release chan struct{} // closed by Close: parked goroutines end
+	once    sync.Once
+	unpark  sync.Once
+}
+
+func newFatal(log *slog.Logger) *fatal {
+	return &fatal{log: log, failed: make(chan error, 1), down: make(chan struct{}), release: make(chan struct{})}
+}
+
+// report tells of a failure and returns at once.
+func (f *fatal) report(err error) {
+	f.once.Do(func() {
+		f.log.Error("ledger cannot be written here, the node must stop", "err", err)
+		f.failed <- err
+		close(f.failed)
+		close(f.down)
+	})
+}
+
+// park reports err and never returns: the goroutine waits for Close, then ends. A
+// write that fails here must not become an answer of the state machine.
+func (f *fatal) park(err error) {
+	f.report(err)
+	<-f.release
+	runtime.Goexit()
+}
+
+func (f *fatal) isDown() bool {
+	select {
+	case <-f.down:
+		return true
+	default:
+		return false
+	}
+}
+
+func (f *fatal) unparkAll() { f.unpark.Do(func() { close(f.release) }) }
+
+// pebbleLogger is Pebble's logger: quiet, and parking where Pebble would exit.
+type pebbleLogger struct{ f *fatal }
+
+var _ pebble.Logger = pebbleLogger{}
+
+func (l pebbleLogger) Infof(string, ...any) {}
+func (l pebbleLogger) Errorf(format string, args ...any) {
+	l.f.log.Warn("ledger storage", "err", fmt.Sprintf(format, args...))
+}
+func (l pebbleLogger) Fatalf(format string, args ...any) {
+	l.f.park(fmt.Errorf("ledger storage: "+format, args...))
+}
