@@ -45,7 +45,7 @@ func checkID[T ~string](what string, id T) error {
 // LoadAccount returns an account, or ErrNotFound.
 func LoadAccount(r Reader, id AccountID) (Account, error) {
 	var a Account
-	if err := load(r, idKey(accountPrefix, id), &a, "account "+string(id)); err != nil {
+	if err := load(r, AccountKey(id), &a, "account "+string(id)); err != nil {
 		return Account{}, err
 	}
 	a.Created = utc(a.Created)
@@ -60,7 +60,7 @@ func PutAccount(w Writer, a Account) error {
 	if a.Status != Active && a.Status != Disabled {
 		return fmt.Errorf("account %s: %v: %w", a.ID, a.Status, ErrInvalid)
 	}
-	return save(w, idKey(accountPrefix, a.ID), &a)
+	return save(w, AccountKey(a.ID), &a)
 }
 
 // Accounts yields all accounts, by id. It ends with the first error.

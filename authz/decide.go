@@ -129,7 +129,7 @@ func goodStanding(r Reader, g *Grant) error {
 		return denied("S302", ErrUnknownSender)
 	}
 	var a accountStatus
-	err := glance(r, idKey(accountPrefix, g.Account), &a)
+	err := glance(r, AccountKey(g.Account), &a)
 	if isNotFound(err) {
 		return denied("S302", ErrUnknownSender)
 	}

@@ -80,7 +80,7 @@ func TestG1_EachStepRefuses(t *testing.T) {
 			ask: wrongName, step: "S302", answer: ErrAccessDenied, reason: ErrUnknownSender,
 		},
 		{
-			name: "S302 account gone", record: func(_ *testing.T, w *world) { w.Delete(idKey(accountPrefix, "alice")) },
+			name: "S302 account gone", record: func(_ *testing.T, w *world) { w.Delete(AccountKey("alice")) },
 			ask: wrongName, step: "S302", answer: ErrAccessDenied, reason: ErrUnknownSender,
 		},
 		{

@@ -16,14 +16,14 @@ func RecipientHash(id GrantID, a Address) [32]byte {
 
 // LoadGrant returns a grant, or ErrNotFound.
 func LoadGrant(r Reader, id GrantID) (Grant, error) {
-	data, ok := r.Get(grantKey(id))
+	data, ok := r.Get(GrantKey(id))
 	if !ok {
 		return Grant{}, fmt.Errorf("grant %s: %w", id, ErrNotFound)
 	}
 	return DecodeGrant(data)
 }
 
-// DecodeGrant reads a grant's record, for those who watch GrantPrefix.
+// DecodeGrant reads a grant's record, for those who watch GrantKey.
 func DecodeGrant(data []byte) (Grant, error) {
 	var g Grant
 	if err := unmarshal(data, &g); err != nil {
@@ -90,7 +90,7 @@ func issueGrant(rw ReadWriter, s Sending, g Grant) error {
 	if err := checkGrant(rw, g); err != nil {
 		return err
 	}
-	if _, ok := rw.Get(grantKey(g.ID)); ok {
+	if _, ok := rw.Get(GrantKey(g.ID)); ok {
 		return ErrExists
 	}
 	rw.Put(grantByAccountKey(&g), []byte{})
@@ -98,7 +98,7 @@ func issueGrant(rw ReadWriter, s Sending, g Grant) error {
 	for _, f := range g.Files {
 		rw.Put(grantByFileKey(f.File, g.ID), []byte{})
 	}
-	return save(rw, grantKey(g.ID), &g)
+	return save(rw, GrantKey(g.ID), &g)
 }
 
 func checkGrant(r Reader, g Grant) error {
@@ -164,7 +164,7 @@ func revoke(rw ReadWriter, g Grant, at time.Time, why string) error {
 		return nil
 	}
 	g.RevokedAt, g.RevokedWhy = at, why
-	return save(rw, grantKey(g.ID), &g)
+	return save(rw, GrantKey(g.ID), &g)
 }
 
 // RevokeSending ends all grants of a sending and says how many that were. None is not an error.
@@ -201,7 +201,7 @@ func RevokeFile(rw ReadWriter, id FileID, at time.Time, why string) (int, error)
 		if !left && g.RevokedAt.IsZero() {
 			g.RevokedAt, g.RevokedWhy = at, why
 		}
-		if err := save(rw, grantKey(g.ID), &g); err != nil {
+		if err := save(rw, GrantKey(g.ID), &g); err != nil {
 			return 0, err
 		}
 	}
@@ -236,7 +236,7 @@ func removeGrant(rw ReadWriter, g *Grant) {
 	}
 	rw.Delete(grantBySendingKey(g.Sending, g.ID))
 	rw.Delete(grantByAccountKey(g))
-	rw.Delete(grantKey(g.ID))
+	rw.Delete(GrantKey(g.ID))
 }
 
 // referred says whether a grant that is not being removed names the file.

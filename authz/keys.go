@@ -40,8 +40,11 @@ const (
 // SigningKeyPrefix is what to watch to keep a Keyring up to date; SigningKeys reads it.
 func SigningKeyPrefix() []byte { return []byte(signingKeyPrefix) }
 
-// GrantPrefix is what to watch to notice revocations; the value under a key is a Grant for DecodeGrant.
-func GrantPrefix() []byte { return []byte(grantPrefix) }
+// GrantKey is what to watch to notice that a grant is revoked or undone; its value is for DecodeGrant.
+func GrantKey(id GrantID) []byte { return append([]byte(grantPrefix), id[:]...) }
+
+// AccountKey is what to watch to notice that an account is disabled.
+func AccountKey(id AccountID) []byte { return idKey(accountPrefix, id) }
 
 func idKey[T ~string](prefix string, id T) []byte { return append([]byte(prefix), id...) }
 
@@ -57,8 +60,6 @@ func addressKey(a Address) []byte {
 func localPrefix(domain, local string) []byte {
 	return append(ownedPrefix(addressPrefix, domain), local...)
 }
-
-func grantKey(id GrantID) []byte { return append([]byte(grantPrefix), id[:]...) }
 
 func grantByAccountKey(g *Grant) []byte {
 	k := ownedPrefix(grantByAccountPrefix, g.Account)

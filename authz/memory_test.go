@@ -106,7 +106,7 @@ func (w *world) change(t testing.TB, edit func(*Grant)) {
 	t.Helper()
 	g := must(LoadGrant(w, w.grant.ID))
 	edit(&g)
-	check(t, save(w, grantKey(g.ID), &g))
+	check(t, save(w, GrantKey(g.ID), &g))
 	w.looked = nil
 }
 

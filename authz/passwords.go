@@ -62,7 +62,7 @@ func AppPasswords(r Reader, id AccountID) iter.Seq2[AppPassword, error] {
 
 // CheckAppPassword logs a mail program in, as sender: with one of an account's addresses and one of the same
 // account's app passwords. Refusals are ErrBadCredentials, with the reason for the log; anything else is trouble with
-// the records, not an answer. It does the same look-ups whether or not the address exists.
+// the records, not an answer. Both are looked up before it answers.
 func CheckAppPassword(r Reader, login Address, s Secret) (Account, Mailbox, error) {
 	p, perr := loadAppPassword(r, s.Hash())
 	m, merr := FindMailbox(r, login)

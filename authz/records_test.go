@@ -101,11 +101,11 @@ func TestL9_UnknownFieldsSurvive(t *testing.T) {
 	t.Parallel()
 	w := newWorld(t)
 	var fields map[int64]any
-	check(t, cbor.Unmarshal(w.values[string(grantKey(w.grant.ID))], &fields))
+	check(t, cbor.Unmarshal(w.values[string(GrantKey(w.grant.ID))], &fields))
 	fields[50] = "later"
 	fields[-3] = []any{uint64(1), "x"}
 	fields[5].([]any)[0].(map[any]any)[uint64(60)] = "later too"
-	w.Put(grantKey(w.grant.ID), must(modes().enc.Marshal(fields)))
+	w.Put(GrantKey(w.grant.ID), must(modes().enc.Marshal(fields)))
 
 	g := must(LoadGrant(w, w.grant.ID))
 	if g.Files[0].Name != "plan.pdf" || g.Sender != "alice@example.org" || len(g.Fields) != 2 || len(g.Files[0].Fields) != 1 {
@@ -113,7 +113,7 @@ func TestL9_UnknownFieldsSurvive(t *testing.T) {
 	}
 	check(t, RevokeGrant(w, w.grant.ID, t0, "mistake"))
 	var after map[int64]any
-	check(t, cbor.Unmarshal(w.values[string(grantKey(w.grant.ID))], &after))
+	check(t, cbor.Unmarshal(w.values[string(GrantKey(w.grant.ID))], &after))
 	fields[11], fields[12] = uint64(t0.Unix()), "mistake"
 	if diff := cmp.Diff(after, fields); diff != "" {
 		t.Error(diff)

@@ -174,6 +174,21 @@ func TestJ3_SeenTokenStillExpires(t *testing.T) {
 	}
 }
 
+func TestGenuineIgnoresExpiryAndDistrust(t *testing.T) {
+	t.Parallel()
+	w := newWorld(t, func(_ *Grant, c *Claims) { c.Expires = t0.Add(-time.Hour) })
+	_, key := testKey(1, 7)
+	key.DistrustedAfter = t0.Add(-time.Hour)
+	claims, err := Genuine(w.token, NewKeyring(key))
+	check(t, err)
+	if claims.Grant != w.grant.ID {
+		t.Errorf("got %v, want %v", claims.Grant, w.grant.ID)
+	}
+	if _, err := Genuine(w.token[1:], w.keys); !errors.Is(err, ErrBadToken) {
+		t.Errorf("got %v, want ErrBadToken", err)
+	}
+}
+
 func TestSeenIsBoundedAndOnlyGenuineTokensEnter(t *testing.T) {
 	t.Parallel()
 	var s seen
