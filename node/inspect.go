@@ -8,6 +8,8 @@ import (
 	"github.com/ipfs/go-cid"
 	"github.com/libp2p/go-libp2p/core/peer"
 
+	"github.com/valise-mail/valise/authz"
+	"github.com/valise-mail/valise/node/drive"
 	"github.com/valise-mail/valise/replication"
 )
 
@@ -64,4 +66,19 @@ func (n *Node) Disconnect() {
 			n.road.Disconnect(m.ID)
 		}
 	}
+}
+
+// Files lists an account's attachments container, by name.
+func (n *Node) Files(account string) ([]drive.File, error) {
+	var files []drive.File
+	err := n.ledger.View(func(tx *replication.Tx) error {
+		for f, err := range drive.List(tx, authz.AccountID(account), drive.Attachments) {
+			if err != nil {
+				return err
+			}
+			files = append(files, f)
+		}
+		return nil
+	})
+	return files, err
 }

@@ -36,8 +36,14 @@ func (v *Village) AddPerson(ctx context.Context, i int, address string) (Person,
 	return Person{Account: a.Account, Address: address, Password: a.AppPassword}, nil
 }
 
-// Send submits a message through house i as a mail program would: AUTH, MAIL, RCPT, DATA.
+// Send submits a message through house i as a mail program would: AUTH, MAIL,
+// RCPT, DATA. An answer that is no yes is a *textproto.Error.
 func (v *Village) Send(ctx context.Context, i int, p Person, to []string, message []byte) error {
+	return v.SendFrom(ctx, i, p, to, bytes.NewReader(message))
+}
+
+// SendFrom is Send with a message that comes as it is read: faults happen in between.
+func (v *Village) SendFrom(ctx context.Context, i int, p Person, to []string, message io.Reader) error {
 	addr := v.Houses[i].cfg.Listen.SMTP
 	var d net.Dialer
 	conn, err := d.DialContext(ctx, "tcp", addr)
@@ -70,7 +76,7 @@ func (v *Village) Send(ctx context.Context, i int, p Person, to []string, messag
 	if err != nil {
 		return fmt.Errorf("data: %w", err)
 	}
-	if _, err := w.Write(message); err != nil {
+	if _, err := io.Copy(w, message); err != nil {
 		return fmt.Errorf("data: %w", err)
 	}
 	if err := w.Close(); err != nil {
