@@ -4,6 +4,7 @@ import (
 	"errors"
 	"fmt"
 	"html"
+	"net/url"
 	"strconv"
 	"strings"
 )
@@ -60,21 +61,21 @@ func (b *Block) plain(can func(string) bool) []string {
 	for _, f := range b.Files {
 		name := f.shown()
 		if !can(name) {
-			name = mapRunes(name, can)
+			name = inASCII(name, can)
 		}
 		lines = append(lines, "- "+name+" ("+w.size(f.Size)+")")
 	}
 	return lines
 }
 
-// mapRunes puts a question mark where a character cannot be written.
-func mapRunes(s string, can func(string) bool) string {
+// inASCII writes what cannot be written as it stands the way the link does, so that the name is not lost.
+func inASCII(s string, can func(string) bool) string {
 	var b strings.Builder
 	for _, r := range s {
-		if can(string(r)) {
-			b.WriteRune(r)
+		if c := string(r); can(c) {
+			b.WriteString(c)
 		} else {
-			b.WriteByte('?')
+			b.WriteString(url.PathEscape(c))
 		}
 	}
 	return b.String()

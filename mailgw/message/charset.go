@@ -1,6 +1,7 @@
 package message
 
 import (
+	"bytes"
 	"errors"
 	"io"
 	"mime"
@@ -133,7 +134,7 @@ func (c charset) encode(s string) ([]byte, bool) {
 		return nil, false
 	}
 	// The other side must read the same: encoders know more than labels promise (GBK under the name of GB2312).
-	if c.shift {
+	if i := bytes.LastIndexByte(b, 0x1b); c.shift && i >= 0 && !bytes.HasPrefix(b[i:], []byte("\x1b(B")) {
 		b = append(b, "\x1b(B"...)
 	}
 	back, err := c.enc.NewDecoder().Bytes(b)

@@ -8,9 +8,12 @@ import (
 	"strings"
 )
 
+// decoderSlack is how much room beyond the encoded octets keeps a decoder from allocating.
+const decoderSlack = 16
+
 // A decoder undoes a transfer encoding. It is strict: what two mail programs could read differently is an error.
 type decoder interface {
-	// decode appends to dst what src, the next octets, stand for. It appends at most len(src)+3 octets.
+	// decode appends to dst what src, the next octets, stand for.
 	decode(dst, src []byte) ([]byte, error)
 	// finish says what the end of the part means. It appends at most 3 octets.
 	finish(dst []byte) ([]byte, error)

@@ -22,13 +22,14 @@ type result struct {
 	rewritten []byte
 }
 
-// pass reads in, writes it both ways and closes it. Every part offered is read to its end.
+// pass reads a message and writes it both ways. It stays open until the test ends. Every part offered is read to its end.
 func pass(t testing.TB, r io.Reader, o Options, lang string) result {
 	t.Helper()
 	res, err := tryPass(t.Context(), r, o, lang)
 	if err != nil {
 		t.Fatalf("pass: %v", err)
 	}
+	t.Cleanup(func() { res.m.Close() })
 	return res
 }
 
@@ -44,7 +45,6 @@ func tryPass(ctx context.Context, r io.Reader, o Options, lang string) (result, 
 	if err != nil {
 		return res, err
 	}
-	defer m.Close()
 	res.m, res.taken = m, map[int][]byte{}
 	for _, p := range m.Taken() {
 		res.taken[p.Index] = contents[p.Index]

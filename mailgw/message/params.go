@@ -55,7 +55,7 @@ func paramToken(s, stop string) (token, rest string, ok bool) {
 		case c == '"':
 			quoted = !quoted
 		case quoted:
-		case c == '(' && strings.TrimSpace(b.String()) == "" || c == '(' && endsInBlank(b.String()):
+		case c == '(' && isComment(b.String(), s[i:], stop):
 			depth = 1
 			continue
 		case strings.IndexByte(stop, c) >= 0:
@@ -66,9 +66,15 @@ func paramToken(s, stop string) (token, rest string, ok bool) {
 	return b.String(), "", !quoted && depth == 0
 }
 
-// endsInBlank says whether what comes next may be a comment: "(1)" in name=a(1).pdf is none.
-func endsInBlank(s string) bool {
-	return s != "" && (s[len(s)-1] == ' ' || s[len(s)-1] == '\t')
+// isComment says whether the parenthesis at the start of rest opens a comment: in front of a token or behind it, not in
+// name=a(1).pdf or name=the file (1).pdf.
+func isComment(before, rest, stop string) bool {
+	if t := strings.TrimRight(before, " \t"); t == before && t != "" {
+		return false
+	}
+	_, after, closed := strings.Cut(rest, ")")
+	after = strings.TrimLeft(after, " \t")
+	return !closed || strings.Contains(stop, "=") || after == "" || strings.IndexByte(stop+"(", after[0]) >= 0
 }
 
 // unquote returns what stands in one pair of quotes around all of s.

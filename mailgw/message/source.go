@@ -6,8 +6,11 @@ import (
 	"io"
 )
 
-// sourceBuffer is how much of a message a source looks at in one go.
-const sourceBuffer = 128 << 10
+// A source looks at this much of a message in one go: little at first, most messages are small.
+const (
+	firstBuffer  = 8 << 10
+	sourceBuffer = 128 << 10
+)
 
 // A source hands out the normal form of a message piece by piece, and puts every octet into the spool as it reads it.
 type source struct {
@@ -22,7 +25,7 @@ type source struct {
 }
 
 func newSource(ctx context.Context, r io.Reader, s *spool) *source {
-	return &source{ctx: ctx, r: Normalise(r), spool: s, buf: make([]byte, sourceBuffer)}
+	return &source{ctx: ctx, r: Normalise(r), spool: s, buf: make([]byte, firstBuffer)}
 }
 
 // fill reads once more behind what is there. It reports false at the end of the input or when the buffer is full.
@@ -30,6 +33,9 @@ func (s *source) fill() bool {
 	if s.lo > 0 && (s.lo == s.hi || s.hi == len(s.buf)) {
 		s.hi = copy(s.buf, s.buf[s.lo:s.hi])
 		s.lo = 0
+	}
+	if s.hi == len(s.buf) && s.hi < sourceBuffer {
+		s.buf = append(s.buf, make([]byte, sourceBuffer-s.hi)...)
 	}
 	if s.err == nil {
 		s.err = s.ctx.Err()

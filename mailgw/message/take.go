@@ -144,8 +144,8 @@ func (c *content) decode() error {
 	}
 	raw, err := c.raw()
 	if err == nil {
-		if cap(c.dst) < len(raw)+4 {
-			c.dst = make([]byte, 0, max(len(raw), sourceBuffer/2)+4)
+		if cap(c.dst) < len(raw)+decoderSlack {
+			c.dst = make([]byte, 0, len(raw)+decoderSlack)
 		}
 		c.out, err = c.dec.decode(c.dst[:0], raw)
 	} else if err == io.EOF {

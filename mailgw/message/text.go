@@ -14,7 +14,7 @@ type point struct {
 	rawStart      bool   // at is the start of a raw line
 	lineStart     bool   // the point is the start of a line of the decoded text
 	softEnd       bool   // raw octets end in "=": a soft line break whose CRLF is not there yet
-	blankEnd      bool   // the decoded octet in front is a space
+	softLine      bool   // the decoded line in front ends with a space
 	shifted       bool   // an escape sequence has switched away from ASCII
 }
 
@@ -42,6 +42,7 @@ type textScan struct {
 
 	count   int64 // decoded octets
 	last    byte
+	soft    bool // the last line ended with a space
 	shifted bool
 	iso     []byte // an ISO 2022 escape sequence
 	pgpAt   int    // matched octets of an OpenPGP line
@@ -188,7 +189,7 @@ func (t *textScan) keep(p point) point {
 		p.to, p.after = p.at, nil
 	}
 	p.lineStart = t.last == '\n' || t.count == 0
-	p.blankEnd = t.last == ' '
+	p.softLine = t.last == ' ' || t.soft
 	p.shifted = t.shifted
 	return p
 }
@@ -208,6 +209,9 @@ func (t *textScan) octet(c byte, at point) {
 		t.count++
 		t.last = c
 		return
+	}
+	if c != '\n' {
+		t.soft = c == '\r' && t.last == ' '
 	}
 	t.pgpLine(c)
 	t.find.octet(c)

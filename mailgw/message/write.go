@@ -150,7 +150,7 @@ func (t *textScan) plainBlock(b *Block, at point, top bool) []byte {
 		if !at.lineStart {
 			out = append(out, "\r\n"...)
 		}
-		if t.n.flowed { // a line that ends with a blank would join the empty one
+		if t.n.flowed && at.softLine { // it would join the empty line
 			out = append(out, "\r\n"...)
 		}
 		out = append(out, "\r\n"...)
