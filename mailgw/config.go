@@ -54,7 +54,7 @@ type Timeouts struct {
 	Stranger time.Duration // from the connection to a successful AUTH; default 5 min
 	Connect  time.Duration // dialling a next hop and its TLS handshake; default 30 s
 	Command  time.Duration // opening a next hop up to MAIL, and each of its answers before the message; default 4 min
-	Copies   time.Duration // copies and ledger, from the client's final dot on; default 30 s (S2)
+	Copies   time.Duration // copies and ledger from the client's final dot on, and each piece of a message before; default 30 s (S2)
 	Answer   time.Duration // the next hop's answer to the message, from the client's final dot on; default 9 min 30 s (S2)
 	Undo     time.Duration // taking a grant back; default 30 s
 	Drain    time.Duration // what sessions get to finish a message after Serve's context ended; default 30 s

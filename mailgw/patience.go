@@ -7,31 +7,22 @@ import (
 	"time"
 )
 
-// A patience bounds how long storing may take (S2): while a message arrives, twice the time that a client may be silent
-// without taking a single octet of it; after its end, Timeouts.Copies in all.
+// A patience bounds how long storing may take (S2): Timeouts.Copies from the message's end to the recorded grant, and
+// the same for each piece of the message before, since a store that holds up a piece also holds up the sight of the
+// final dot. The time in which the client is waited for does not count.
 type patience struct {
 	ctx    context.Context // for whatever stores
 	cancel context.CancelCauseFunc
-	limits *Timeouts
+	limit  time.Duration
 	timer  *time.Timer
 	dot    time.Time // when the message had come to its end
 }
 
 func newPatience(ctx context.Context, limits *Timeouts) *patience {
-	p := &patience{limits: limits}
+	p := &patience{limit: limits.Copies}
 	p.ctx, p.cancel = context.WithCancelCause(ctx)
-	p.timer = time.AfterFunc(2*limits.Idle, func() { p.cancel(errStalled) })
+	p.timer = time.AfterFunc(p.limit, func() { p.cancel(errCopiesLate) })
 	return p
-}
-
-// ended starts the last stretch.
-func (p *patience) ended() {
-	if !p.dot.IsZero() {
-		return
-	}
-	p.timer.Stop()
-	p.dot = time.Now()
-	p.timer = time.AfterFunc(p.limits.Copies, func() { p.cancel(errCopiesLate) })
 }
 
 // stop ends the watch and says what ended the context before, if anything did.
@@ -58,11 +49,14 @@ type arrival struct {
 
 // Read implements io.Reader.
 func (a arrival) Read(p []byte) (int, error) {
+	if !a.p.dot.IsZero() {
+		return 0, io.EOF
+	}
+	a.p.timer.Stop()
 	n, err := a.body.Read(p)
+	a.p.timer.Reset(a.p.limit)
 	if err == io.EOF {
-		a.p.ended()
-	} else {
-		a.p.timer.Reset(2 * a.p.limits.Idle)
+		a.p.dot = time.Now()
 	}
 	return n, err
 }

@@ -35,8 +35,7 @@ var (
 
 // Errors of our own that clients are told about.
 var (
-	errCopiesLate    = errors.New("copies and ledger took too long after the final dot")
-	errStalled       = errors.New("storing made no progress")
+	errCopiesLate    = errors.New("copies and ledger took too long")
 	errTooManyHops   = errors.New("more than 50 Received lines")
 	errNotYourHeader = errors.New("the header names another sender")
 	errTwoSenders    = errors.New("the header names its sender twice")
@@ -93,7 +92,6 @@ var refusals = []refusal{
 	{ErrNotDurable, 451, smtp.EnhancedCode{4, 3, 0}, "attachments could not be stored safely, please try again"},
 	{ErrNoQuorum, 451, smtp.EnhancedCode{4, 3, 0}, "the cluster cannot record the message just now, please try again"},
 	{errCopiesLate, 451, smtp.EnhancedCode{4, 3, 0}, "attachments could not be stored in time, please try again"},
-	{errStalled, 451, smtp.EnhancedCode{4, 3, 0}, "attachments could not be stored in time, please try again"},
 	{errOutcomeUnknown, 451, smtp.EnhancedCode{4, 4, 2}, "your mailbox's own server took the message and did not answer: it may have been sent"},
 }
 
