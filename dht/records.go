@@ -25,16 +25,27 @@ const maxRecords = 1 << 17
 type records struct {
 	max int
 
-	mu     sync.Mutex                   // guards the fields below
-	groups map[string]map[string][]byte // by /providers/<root>, then by the whole key
-	order  []string                     // groups, the oldest first; may name some that are gone
+	mu     sync.Mutex             // guards the fields below
+	groups map[string]recordGroup // by /providers/<root>
+	order  []recordBirth          // of the groups, the oldest first; some are gone
+	births uint64
 	n      int
+}
+
+type recordGroup struct {
+	born    uint64
+	records map[string][]byte // by the whole key
+}
+
+type recordBirth struct {
+	group string
+	born  uint64
 }
 
 var _ datastore.Batching = (*records)(nil)
 
 func newRecords(max int) *records {
-	return &records{max: max, groups: make(map[string]map[string][]byte)}
+	return &records{max: max, groups: make(map[string]recordGroup)}
 }
 
 func group(key string) string { return key[:max(strings.LastIndexByte(key, '/'), 0)] }
@@ -44,33 +55,38 @@ func (r *records) Put(_ context.Context, k datastore.Key, v []byte) error {
 	key := k.String()
 	r.mu.Lock()
 	defer r.mu.Unlock()
-	g := r.groups[group(key)]
-	if g == nil {
-		g = make(map[string][]byte)
+	g, ok := r.groups[group(key)]
+	if !ok {
+		r.births++
+		g = recordGroup{r.births, make(map[string][]byte)}
 		r.groups[group(key)] = g
-		r.order = append(r.order, group(key))
+		r.order = append(r.order, recordBirth{group(key), r.births})
 	}
-	if _, ok := g[key]; !ok {
+	if _, ok := g.records[key]; !ok {
 		r.n++
 	}
-	g[key] = slices.Clone(v)
+	g.records[key] = slices.Clone(v)
 	for r.n > r.max {
-		r.n -= len(r.groups[r.order[0]])
-		delete(r.groups, r.order[0])
+		if r.alive(r.order[0]) {
+			r.n -= len(r.groups[r.order[0].group].records)
+			delete(r.groups, r.order[0].group)
+		}
 		r.order = r.order[1:]
 	}
 	if len(r.order) > 2*len(r.groups)+64 {
-		r.order = slices.DeleteFunc(r.order, func(name string) bool { return r.groups[name] == nil })
-		r.order = slices.Clip(r.order)
+		r.order = slices.Clip(slices.DeleteFunc(r.order, func(b recordBirth) bool { return !r.alive(b) }))
 	}
 	return nil
 }
+
+// alive says whether a group is still there, and no later one of its name.
+func (r *records) alive(b recordBirth) bool { return r.groups[b.group].born == b.born }
 
 // Get returns a record.
 func (r *records) Get(_ context.Context, k datastore.Key) ([]byte, error) {
 	r.mu.Lock()
 	defer r.mu.Unlock()
-	v, ok := r.groups[group(k.String())][k.String()]
+	v, ok := r.groups[group(k.String())].records[k.String()]
 	if !ok {
 		return nil, datastore.ErrNotFound
 	}
@@ -97,7 +113,7 @@ func (r *records) Delete(_ context.Context, k datastore.Key) error {
 	key := k.String()
 	r.mu.Lock()
 	defer r.mu.Unlock()
-	g := r.groups[group(key)]
+	g := r.groups[group(key)].records
 	if _, ok := g[key]; ok {
 		r.n--
 		delete(g, key)
@@ -113,8 +129,8 @@ func (r *records) Query(_ context.Context, q query.Query) (query.Results, error)
 	r.mu.Lock()
 	defer r.mu.Unlock()
 	var found []query.Entry
-	add := func(g map[string][]byte) {
-		for k, v := range g {
+	add := func(g recordGroup) {
+		for k, v := range g.records {
 			found = append(found, query.Entry{Key: k, Value: v, Size: len(v)})
 		}
 	}

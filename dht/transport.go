@@ -58,14 +58,14 @@ type netConfig struct {
 
 // newSwarm builds libp2p's network layer: TCP with TLS 1.3 and yamux, QUIC
 // where asked, and nothing else: no relay, port mapping, observed addresses.
-// Its first return is ready to use; close shuts down what belongs to it.
-func newSwarm(c netConfig) (_ *swarm.Swarm, bus event.Bus, closeAll func() error, err error) {
+// The function it returns closes all of it.
+func newSwarm(c netConfig) (_ *swarm.Swarm, _ event.Bus, _ func() error, err error) {
 	id, err := peer.IDFromPrivateKey(c.key)
 	if err != nil {
 		return nil, nil, nil, err
 	}
 	var closers []io.Closer
-	closeAll = func() error {
+	closeAll := func() error {
 		var errs []error
 		for i := len(closers) - 1; i >= 0; i-- {
 			errs = append(errs, closers[i].Close())
@@ -87,7 +87,7 @@ func newSwarm(c netConfig) (_ *swarm.Swarm, bus event.Bus, closeAll func() error
 	if err := errors.Join(ps.AddPrivKey(id, c.key), ps.AddPubKey(id, c.key.GetPublic())); err != nil {
 		return nil, nil, nil, err
 	}
-	bus = eventbus.NewBus()
+	bus := eventbus.NewBus()
 	s, err := swarm.NewSwarm(id, ps, bus,
 		swarm.WithConnectionGater(c.gater),
 		swarm.WithResourceManager(c.resources),

@@ -1,0 +1,243 @@
+package dht
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"slices"
+	"testing"
+	"time"
+
+	"github.com/google/go-cmp/cmp"
+	"github.com/ipfs/go-cid"
+	"github.com/ipfs/go-datastore"
+	"github.com/ipfs/go-datastore/query"
+	"github.com/libp2p/go-libp2p/core/peer"
+	"github.com/multiformats/go-multiaddr"
+	"github.com/multiformats/go-multihash"
+)
+
+func root(t testing.TB, name string) cid.Cid {
+	t.Helper()
+	sum, err := multihash.Sum([]byte(name), multihash.SHA2_256, -1)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return cid.NewCidV1(cid.DagCBOR, sum)
+}
+
+func holders(t testing.TB, r *Road, c cid.Cid) []peer.ID {
+	t.Helper()
+	ids, err := r.Holders(within(t), c)
+	if err != nil {
+		t.Fatal(err)
+	}
+	slices.Sort(ids)
+	return ids
+}
+
+func TestE2_AnnouncedRootIsFoundFromEverywhere(t *testing.T) {
+	t.Parallel()
+	roads := newOrg(t).members(5)
+	c := root(t, "a file")
+	var want []peer.ID
+	for _, r := range roads[:2] {
+		if err := r.Announce(t.Context(), c); err != nil {
+			t.Fatal(err)
+		}
+		want = append(want, r.Self())
+	}
+	slices.Sort(want)
+	for _, r := range roads {
+		others := slices.DeleteFunc(slices.Clone(want), func(id peer.ID) bool { return id == r.Self() })
+		until(t, "the holders are found", func() bool { return cmp.Equal(holders(t, r, c), others) })
+	}
+}
+
+// Nobody holds it: an answer without an error, also while a member is down.
+func TestE2_UnknownRootIsAnsweredSoon(t *testing.T) {
+	t.Parallel()
+	o := newOrg(t)
+	roads := o.members(4)
+	black := o.open()
+	line := peerOf(black, Member, "")
+	line.Bulk = addrs("/ip4/192.0.2.1/tcp/9") // goes nowhere
+	o.add(line)
+	o.publish(roads...)
+	if err := roads[3].Close(); err != nil {
+		t.Fatal(err)
+	}
+	start := time.Now()
+	if got := holders(t, roads[0], root(t, "nothing")); len(got) > 0 {
+		t.Errorf("got %v", got)
+	}
+	if took := time.Since(start); took > findTimeout+10*time.Second {
+		t.Errorf("took %v", took)
+	}
+	if got := holders(t, newOrg(t).members(1)[0], root(t, "alone")); len(got) > 0 {
+		t.Errorf("a cluster of one: %v", got)
+	}
+	ctx, cancel := context.WithCancel(t.Context())
+	cancel()
+	if _, err := roads[0].Holders(ctx, root(t, "x")); !errors.Is(err, context.Canceled) {
+		t.Errorf("got %v, want context.Canceled", err)
+	}
+}
+
+func TestE2_RemovedMemberIsNoHolder(t *testing.T) {
+	t.Parallel()
+	o := newOrg(t)
+	roads := o.members(4)
+	c := root(t, "a file")
+	for _, r := range roads[2:] {
+		if err := r.Announce(t.Context(), c); err != nil {
+			t.Fatal(err)
+		}
+	}
+	until(t, "both holders are found", func() bool { return len(holders(t, roads[0], c)) == 2 })
+	o.drop(roads[3].Self())
+	o.publish(roads[:3]...)
+	if got, want := holders(t, roads[0], c), []peer.ID{roads[2].Self()}; !cmp.Equal(got, want) {
+		t.Errorf("got %v, want %v", got, want)
+	}
+	if got := roads[0].routes.kad.RoutingTable().Find(roads[3].Self()); got != "" {
+		t.Error("the routing table keeps a removed member")
+	}
+}
+
+// A member that was down, and dropped by Kademlia for it, is asked again.
+func TestE2_MemberThatComesBack(t *testing.T) {
+	t.Parallel()
+	o := newOrg(t)
+	roads := o.members(2)
+	a, b := roads[0], roads[1]
+	c := root(t, "a file")
+	key, dir := b.c.Key, b.c
+	if err := b.Close(); err != nil {
+		t.Fatal(err)
+	}
+	if got := holders(t, a, c); len(got) > 0 {
+		t.Fatalf("got %v", got)
+	}
+	b = o.open(func(cfg *Config) {
+		cfg.Key, cfg.FS, cfg.Dir = key, dir.FS, dir.Dir
+		cfg.BulkListen, cfg.LedgerListen = o.list.Peers[1].Bulk, o.list.Peers[1].Ledger
+	})
+	if err := b.Announce(t.Context(), c); err != nil {
+		t.Fatal(err)
+	}
+	until(t, "it is found again", func() bool { return len(holders(t, a, c)) == 1 })
+}
+
+func TestE2_AnnounceNeverBlocks(t *testing.T) {
+	t.Parallel()
+	o := newOrg(t)
+	roads := o.members(2)
+	if err := roads[1].Close(); err != nil {
+		t.Fatal(err)
+	}
+	var err error
+	for i := range 4 * announceQueue {
+		if err = roads[0].Announce(t.Context(), root(t, fmt.Sprint(i))); err != nil {
+			break
+		}
+	}
+	if err != nil && !errors.Is(err, ErrBusy) {
+		t.Errorf("got %v, want ErrBusy or nothing", err)
+	}
+	if err := roads[0].Announce(t.Context(), cid.Undef); err == nil {
+		t.Error("an undefined cid was announced")
+	}
+	if err := roads[1].Announce(t.Context(), root(t, "x")); err == nil {
+		t.Error("a closed road announces")
+	}
+}
+
+// Addresses that others tell through Kademlia are not believed.
+func TestE2_AddressesComeFromTheListAlone(t *testing.T) {
+	t.Parallel()
+	o := newOrg(t)
+	roads := o.members(3)
+	c := root(t, "a file")
+	if err := roads[1].Announce(t.Context(), c); err != nil {
+		t.Fatal(err)
+	}
+	until(t, "found", func() bool { return len(holders(t, roads[0], c)) == 1 })
+	ps := routeHost{roads[0].bulk.host}.Peerstore()
+	ps.AddAddrs(roads[1].Self(), addrs("/ip4/192.0.2.66/tcp/1"), time.Hour)
+	ps.SetAddrs(roads[1].Self(), addrs("/ip4/192.0.2.66/tcp/1"), time.Hour)
+	for _, id := range []peer.ID{roads[1].Self(), roads[2].Self()} {
+		want := o.list.Peers[slices.IndexFunc(o.list.Peers, func(p Peer) bool { return p.ID == id })].Bulk
+		if diff := cmp.Diff(want, roads[0].Bulk().Host().Peerstore().Addrs(id), cmp.Comparer(multiaddr.Multiaddr.Equal)); diff != "" {
+			t.Error(diff)
+		}
+	}
+}
+
+func TestRecords(t *testing.T) {
+	t.Parallel()
+	ctx := t.Context()
+	r := newRecords(10)
+	key := func(root, peer int) datastore.Key {
+		return datastore.NewKey(fmt.Sprintf("/providers/R%02d/P%02d", root, peer))
+	}
+	count := func(prefix string) int {
+		res, err := r.Query(ctx, query.Query{Prefix: prefix})
+		if err != nil {
+			t.Fatal(err)
+		}
+		all, err := res.Rest()
+		if err != nil {
+			t.Fatal(err)
+		}
+		return len(all)
+	}
+	for i := range 100 {
+		b, err := r.Batch(ctx)
+		if err != nil {
+			t.Fatal(err)
+		}
+		for p := range 3 {
+			if err := errors.Join(b.Put(ctx, key(i, p), []byte{byte(i)}), b.Put(ctx, key(i, p), []byte{byte(i)})); err != nil {
+				t.Fatal(err)
+			}
+		}
+		if err := b.Commit(ctx); err != nil {
+			t.Fatal(err)
+		}
+	}
+	if got := count("/providers/"); got != 9 {
+		t.Errorf("%d records are held, want 9", got)
+	}
+	if got := count("/providers/R99"); got != 3 {
+		t.Errorf("%d records of the newest root, want 3", got)
+	}
+	if got := count("/providers/R01"); got != 0 {
+		t.Errorf("%d records of an old root, want 0", got)
+	}
+	if v, err := r.Get(ctx, key(99, 1)); err != nil || v[0] != 99 {
+		t.Errorf("got %v, %v", v, err)
+	}
+	if n, err := r.GetSize(ctx, key(99, 1)); err != nil || n != 1 {
+		t.Errorf("got %v, %v", n, err)
+	}
+	for p := range 3 {
+		if err := r.Delete(ctx, key(99, p)); err != nil {
+			t.Fatal(err)
+		}
+	}
+	if ok, _ := r.Has(ctx, key(99, 1)); ok || count("/providers/R99") != 0 || r.n != 6 || len(r.groups) != 2 {
+		t.Error("a deleted record is there")
+	}
+	if _, err := r.Get(ctx, key(99, 1)); !errors.Is(err, datastore.ErrNotFound) {
+		t.Errorf("got %v, want ErrNotFound", err)
+	}
+	for range 1000 { // the order list stays small when roots come and go
+		if err := errors.Join(r.Put(ctx, key(5, 5), nil), r.Delete(ctx, key(5, 5))); err != nil {
+			t.Fatal(err)
+		}
+	}
+	if len(r.order) > 100 {
+		t.Errorf("order holds %d names", len(r.order))
+	}
+}
