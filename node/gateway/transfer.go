@@ -20,7 +20,7 @@ const copyBuffer = 64 << 10
 
 // A transfer is one file on its way out. It is the ResponseWriter ServeContent
 // writes to: it opens the file before the header goes out, keeps the writes
-// moving, and ends when the decision would no longer be the same (G5).
+// moving, and ends when the decision would be another one (G5).
 type transfer struct {
 	http.ResponseWriter
 	g    *Gateway
@@ -94,7 +94,7 @@ func (t *transfer) Write(p []byte) (int, error) {
 		return len(p), nil
 	}
 	t.g.keepMoving(t.rc)
-	// Asked after the deadline was set: stop cancels first, then sets its own.
+	// Asked after the deadline was set: watch cancels first, then sets its own.
 	if t.ctx.Err() != nil {
 		t.err = context.Cause(t.ctx)
 		return 0, t.err
@@ -148,10 +148,37 @@ func (t *transfer) watch() {
 		}
 		if err := t.g.c.Library.Still(t.ctx, t.req); err != nil {
 			t.cancel(fmt.Errorf("no longer allowed: %w", err))
-			_ = t.rc.SetWriteDeadline(time.Unix(1, 0)) // wakes a Write that waits for a slow client
+			t.drop()
 			return
 		}
 	}
+}
+
+// drop takes from the client what is still on its way, and wakes a Write that
+// waits for it. The usual end would hand over the megabytes the kernel holds. On a connection shared with other answers
+// (HTTP/2) only this one's stream is reset.
+func (t *transfer) drop() {
+	c, ok := t.r.Context().Value(connKey{}).(net.Conn)
+	if !ok || t.r.ProtoMajor != 1 {
+		_ = t.rc.SetWriteDeadline(time.Unix(1, 0))
+		return
+	}
+	if s, ok := c.(*tls.Conn); ok {
+		c = s.NetConn() // without a farewell, for which it would wait
+	}
+	if l, ok := c.(interface{ SetLinger(sec int) error }); ok {
+		_ = l.SetLinger(0)
+	}
+	_ = c.Close()
+}
+
+type connKey struct{}
+
+// ConnContext belongs into the http.Server that serves a Gateway, as its
+// ConnContext. Without it a revoked transfer still ends, but a slow client
+// gets what lies in the kernel's buffers.
+func ConnContext(ctx context.Context, c net.Conn) context.Context {
+	return context.WithValue(ctx, connKey{}, c)
 }
 
 // finish logs what went out, and breaks the connection where it was less than
@@ -171,7 +198,7 @@ func (t *transfer) finish() {
 		return
 	}
 	t.close()
-	t.abort()
+	panic(http.ErrAbortHandler) // closes the connection, or resets the stream
 }
 
 func (t *transfer) log() {
@@ -198,21 +225,3 @@ func (t *transfer) close() {
 		t.g.log.DebugContext(t.r.Context(), "close file", "error", err)
 	}
 }
-
-// abort drops the connection with all that the kernel still holds for the
-// client: closed the usual way, megabytes would follow. Where there is no
-// connection of our own (HTTP/2) the server resets the stream.
-func (t *transfer) abort() {
-	if c, _, err := t.rc.Hijack(); err == nil {
-		if s, ok := c.(*tls.Conn); ok {
-			c = s.NetConn() // no farewell: writing one could block
-		}
-		if l, ok := c.(interface{ SetLinger(sec int) error }); ok {
-			_ = l.SetLinger(0)
-		}
-		_ = c.Close()
-	}
-	panic(http.ErrAbortHandler)
-}
-
-var _ interface{ SetLinger(int) error } = (*net.TCPConn)(nil)
