@@ -145,7 +145,7 @@ func (c *caller) stream(ctx context.Context, id peer.ID) (network.Stream, error)
 		return s, nil
 	}
 	c.mu.Unlock()
-	return c.lane.Dial(ctx, id, protoLedger)
+	return c.lane.Dial(direct(ctx), id, protoLedger)
 }
 
 func (c *caller) keep(id peer.ID, s network.Stream) {

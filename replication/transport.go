@@ -104,7 +104,7 @@ func (l *streamLayer) Dial(address raft.ServerAddress, timeout time.Duration) (n
 		case <-stop:
 		}
 	}()
-	s, err := l.lane.Dial(ctx, id, protoRaft)
+	s, err := l.lane.Dial(direct(ctx), id, protoRaft)
 	if err != nil {
 		return nil, err
 	}
@@ -113,6 +113,12 @@ func (l *streamLayer) Dial(address raft.ServerAddress, timeout time.Duration) (n
 		return nil, net.ErrClosed
 	}
 	return c, nil
+}
+
+// direct asks libp2p for a dial without its back-off, which after a cut cable would
+// keep a healed site apart for minutes. raft and our callers pace themselves.
+func direct(ctx context.Context) context.Context {
+	return network.WithForceDirectDial(ctx, "ledger")
 }
 
 // Addr implements net.Listener: what raft takes for its own address.

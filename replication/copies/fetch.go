@@ -287,7 +287,8 @@ func (c *Copies) fetchFrom(ctx context.Context, id peer.ID, want []cid.Cid, why 
 		}
 		_ = w.s.Close()
 	}()
-	first, bytes, err := time.Duration(0), 0, error(nil)
+	var first time.Duration
+	bytes := 0
 	n, err = c.request(w, want[:min(len(want), maxWant)], begun, &first, func(b blocks.Block) {
 		bytes += len(b.RawData())
 		deliver(b)

@@ -196,6 +196,7 @@ func (c *Copies) Release(ctx context.Context, root cid.Cid) error {
 		rec.dropExtra(self)
 		return putRecord(tx, root, rec)
 	})
+	c.acked.remove(root) // a push may have come in between
 	if err != nil {
 		return fmt.Errorf("release %s: %w", root, err)
 	}

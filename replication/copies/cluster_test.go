@@ -1,0 +1,621 @@
+package copies
+
+import (
+	"bytes"
+	"context"
+	"crypto/rand"
+	"crypto/sha256"
+	"errors"
+	"fmt"
+	"io"
+	"iter"
+	"log/slog"
+	"maps"
+	"slices"
+	"strings"
+	"sync"
+	"sync/atomic"
+	"testing"
+	"time"
+
+	blocks "github.com/ipfs/go-block-format"
+	"github.com/ipfs/go-cid"
+	"github.com/libp2p/go-libp2p"
+	"github.com/libp2p/go-libp2p/core/crypto"
+	"github.com/libp2p/go-libp2p/core/host"
+	"github.com/libp2p/go-libp2p/core/network"
+	"github.com/libp2p/go-libp2p/core/peer"
+	"github.com/libp2p/go-libp2p/core/peerstore"
+	"github.com/libp2p/go-libp2p/core/protocol"
+	libp2ptls "github.com/libp2p/go-libp2p/p2p/security/tls"
+	"github.com/libp2p/go-libp2p/p2p/transport/tcp"
+	mh "github.com/multiformats/go-multihash"
+
+	"github.com/valise-mail/valise/replication"
+)
+
+// memLedger is a ledger in memory that all nodes of a test share.
+type memLedger struct {
+	mu      sync.Mutex
+	data    map[string][]byte
+	changed chan struct{}
+	refuse  error // of Update
+}
+
+func newMemLedger() *memLedger {
+	return &memLedger{data: make(map[string][]byte), changed: make(chan struct{})}
+}
+
+type memTx struct{ data map[string][]byte }
+
+func (tx memTx) Get(key []byte) ([]byte, bool) {
+	v, ok := tx.data[string(key)]
+	return v, ok
+}
+func (tx memTx) Put(key, value []byte) { tx.data[string(key)] = bytes.Clone(value) }
+func (tx memTx) Delete(key []byte)     { delete(tx.data, string(key)) }
+func (tx memTx) Scan(from, to []byte) iter.Seq2[[]byte, []byte] {
+	return func(yield func([]byte, []byte) bool) {
+		for _, k := range slices.Sorted(maps.Keys(tx.data)) {
+			if k >= string(from) && (to == nil || k < string(to)) && !yield([]byte(k), tx.data[k]) {
+				return
+			}
+		}
+	}
+}
+
+func (l *memLedger) View(fn func(tx scanner) error) error {
+	l.mu.Lock()
+	data := maps.Clone(l.data)
+	l.mu.Unlock()
+	return fn(memTx{data})
+}
+
+func (l *memLedger) Update(ctx context.Context, fn func(tx ledgerTx) error) error {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	if l.refuse != nil {
+		return l.refuse
+	}
+	tx := memTx{maps.Clone(l.data)}
+	if err := fn(tx); err != nil {
+		return err
+	}
+	l.data = tx.data
+	close(l.changed)
+	l.changed = make(chan struct{})
+	return nil
+}
+
+func (l *memLedger) Watch(ctx context.Context, prefix []byte) iter.Seq2[replication.Change, error] {
+	return func(yield func(replication.Change, error) bool) {
+		for {
+			l.mu.Lock()
+			changed := l.changed
+			l.mu.Unlock()
+			if !yield(replication.Change{Kind: replication.Synced}, nil) {
+				return
+			}
+			select {
+			case <-changed:
+			case <-ctx.Done():
+				yield(replication.Change{}, ctx.Err())
+				return
+			}
+		}
+	}
+}
+
+func (l *memLedger) setRefuse(err error) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	l.refuse = err
+}
+
+// memDisk is a store in memory, with faults.
+type memDisk struct {
+	mu     sync.Mutex
+	id     [16]byte
+	kept   map[cid.Cid]blocks.Block
+	cached map[cid.Cid]blocks.Block
+	room   int              // bytes of kept blocks it takes; negative is no limit
+	badFor map[cid.Cid]bool // Block gives other bytes
+	synced int              // commits
+	reads  atomic.Int64
+
+	syncErr error         // of Commit
+	hang    chan struct{} // Commit waits for it to close
+	onAdd   func(b blocks.Block)
+}
+
+var errNoRoom = errors.New("disk is full")
+
+func newMemDisk() *memDisk {
+	d := &memDisk{kept: make(map[cid.Cid]blocks.Block), cached: make(map[cid.Cid]blocks.Block), badFor: make(map[cid.Cid]bool), room: -1}
+	_, _ = rand.Read(d.id[:])
+	return d
+}
+
+func (d *memDisk) set(fn func(d *memDisk)) {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	fn(d)
+}
+
+func (d *memDisk) ID() [16]byte {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	return d.id
+}
+
+func (d *memDisk) Has(c cid.Cid) bool {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	_, ok := d.kept[c]
+	return ok
+}
+
+func (d *memDisk) Block(ctx context.Context, c cid.Cid) (blocks.Block, error) {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	b, ok := d.kept[c]
+	if !ok {
+		b, ok = d.cached[c]
+	}
+	if !ok {
+		return nil, errors.New("not on this disk")
+	}
+	d.reads.Add(1)
+	if d.badFor[c] {
+		bad := bytes.Clone(b.RawData())
+		bad[0] ^= 1
+		return blocks.NewBlockWithCid(bad, c)
+	}
+	return b, nil
+}
+
+func (d *memDisk) newBatch(cache bool) Batch { return &memBatch{d: d, cache: cache} }
+
+type memBatch struct {
+	d     *memDisk
+	cache bool
+	added []blocks.Block
+	busy  atomic.Bool
+}
+
+// alone panics where two goroutines use a batch at a time.
+func (b *memBatch) alone() func() {
+	if !b.busy.CompareAndSwap(false, true) {
+		panic("a batch is used twice at a time")
+	}
+	return func() { b.busy.Store(false) }
+}
+
+func (b *memBatch) Add(ctx context.Context, blk blocks.Block) error {
+	defer b.alone()()
+	b.d.mu.Lock()
+	onAdd := b.d.onAdd
+	b.d.mu.Unlock()
+	if onAdd != nil {
+		onAdd(blk)
+	}
+	b.d.mu.Lock()
+	defer b.d.mu.Unlock()
+	if !b.cache && b.d.room >= 0 {
+		if b.d.room -= len(blk.RawData()); b.d.room < 0 {
+			b.d.room = 0
+			return fmt.Errorf("add block: %w", errNoRoom)
+		}
+	}
+	b.added = append(b.added, blk)
+	return nil
+}
+
+func (b *memBatch) Commit(ctx context.Context) error {
+	defer b.alone()()
+	b.d.mu.Lock()
+	hang := b.d.hang
+	b.d.mu.Unlock()
+	if hang != nil {
+		select {
+		case <-hang:
+		case <-ctx.Done():
+			return context.Cause(ctx)
+		}
+	}
+	b.d.mu.Lock()
+	defer b.d.mu.Unlock()
+	if b.d.syncErr != nil {
+		return b.d.syncErr
+	}
+	to := b.d.kept
+	if b.cache {
+		to = b.d.cached
+	}
+	for _, blk := range b.added {
+		to[blk.Cid()] = blk
+	}
+	b.d.synced++
+	return nil
+}
+
+func (b *memBatch) Abort() { defer b.alone()() }
+
+// hostLane carries streams over a libp2p host, and can be cut.
+type hostLane struct {
+	h     host.Host
+	mu    sync.Mutex
+	cut   map[peer.ID]bool
+	serve map[string]func(network.Stream)
+}
+
+func (l *hostLane) reaches(id peer.ID) bool {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	return !l.cut[id]
+}
+
+func testProtocol(name string) protocol.ID { return protocol.ID("/valise/test/" + name) }
+
+func (l *hostLane) Handle(name string, fn func(network.Stream)) {
+	l.mu.Lock()
+	l.serve[name] = fn
+	l.mu.Unlock()
+	l.h.SetStreamHandler(testProtocol(name), func(s network.Stream) {
+		if !l.reaches(s.Conn().RemotePeer()) {
+			_ = s.Reset()
+			return
+		}
+		fn(s)
+	})
+}
+
+func (l *hostLane) Dial(ctx context.Context, id peer.ID, name string) (network.Stream, error) {
+	if !l.reaches(id) {
+		return nil, errors.New("cable is cut")
+	}
+	return l.h.NewStream(ctx, id, testProtocol(name))
+}
+
+// cutFrom cuts or heals the cable to a peer; streams over it end.
+func (l *hostLane) cutFrom(id peer.ID, cut bool) {
+	l.mu.Lock()
+	l.cut[id] = cut
+	l.mu.Unlock()
+	if cut {
+		_ = l.h.Network().ClosePeer(id)
+	}
+}
+
+func newHost(t testing.TB) host.Host {
+	t.Helper()
+	key, _, err := crypto.GenerateEd25519Key(rand.Reader)
+	if err != nil {
+		t.Fatal(err)
+	}
+	h, err := libp2p.New(libp2p.Identity(key), libp2p.ListenAddrStrings("/ip4/127.0.0.1/tcp/0"), libp2p.Transport(tcp.NewTCPTransport),
+		libp2p.Security(libp2ptls.ID, libp2ptls.New), libp2p.DisableRelay(), libp2p.ResourceManager(&network.NullResourceManager{}))
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { _ = h.Close() })
+	return h
+}
+
+// logLines keeps a node's log for tests that look at it.
+type logLines struct {
+	mu  sync.Mutex
+	all strings.Builder
+	out io.Writer
+}
+
+func (l *logLines) Write(p []byte) (int, error) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	l.all.Write(p)
+	return l.out.Write(p)
+}
+
+func (l *logLines) has(text string) bool {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	return strings.Contains(l.all.String(), text)
+}
+
+// testPeer is one node of a testCluster.
+type testPeer struct {
+	*Copies
+	cl        *testCluster
+	host      host.Host
+	lane      *hostLane
+	disk      *memDisk
+	site      string
+	log       *logLines
+	announced chan cid.Cid
+	stop      func() // of Run; nil while it does not run
+}
+
+// testCluster is some nodes with real hosts and one ledger.
+type testCluster struct {
+	t       testing.TB
+	ledger  *memLedger
+	wanted  int
+	ack     int
+	timing  timing
+	caching bool
+	find    func(context.Context, cid.Cid) ([]peer.ID, error)
+	led     func(i int) ledger // instead of ledger
+
+	mu    sync.Mutex
+	nodes []Node
+	peers []*testPeer
+}
+
+func newCluster(t testing.TB, wanted int, sites ...string) *testCluster {
+	t.Helper()
+	cl := &testCluster{t: t, ledger: newMemLedger(), wanted: wanted, ack: min(2, wanted)}
+	for _, s := range sites {
+		cl.add(s)
+	}
+	return cl
+}
+
+func (cl *testCluster) members() []Node {
+	cl.mu.Lock()
+	defer cl.mu.Unlock()
+	return slices.Clone(cl.nodes)
+}
+
+// add makes a node; start opens it.
+func (cl *testCluster) add(site string) *testPeer {
+	cl.t.Helper()
+	h := newHost(cl.t)
+	p := &testPeer{
+		cl: cl, host: h, disk: newMemDisk(), site: site,
+		lane:      &hostLane{h: h, cut: make(map[peer.ID]bool), serve: make(map[string]func(network.Stream))},
+		log:       &logLines{out: cl.t.Output()},
+		announced: make(chan cid.Cid, 1000),
+	}
+	for _, other := range cl.peers {
+		other.host.Peerstore().AddAddrs(h.ID(), h.Addrs(), peerstore.PermanentAddrTTL)
+		h.Peerstore().AddAddrs(other.host.ID(), other.host.Addrs(), peerstore.PermanentAddrTTL)
+	}
+	cl.mu.Lock()
+	cl.peers = append(cl.peers, p)
+	cl.nodes = append(cl.nodes, Node{ID: h.ID(), Site: site, Store: p.disk.ID(), Weight: 100})
+	cl.mu.Unlock()
+	return p
+}
+
+// start opens every node that is not, with a table for all of them, and has node 0 lead.
+func (cl *testCluster) start() *testCluster {
+	cl.t.Helper()
+	for i := range cl.peers {
+		if cl.peers[i].Copies == nil {
+			cl.open(i)
+		}
+	}
+	if table, err := cl.peers[0].readTable(); err != nil {
+		cl.t.Fatal(err)
+	} else if _, err := cl.peers[0].fitTable(cl.t.Context(), table, cl.members()); err != nil {
+		cl.t.Fatal(err)
+	}
+	return cl
+}
+
+func (cl *testCluster) open(i int) {
+	cl.t.Helper()
+	p := cl.peers[i]
+	cfg := Config{
+		Lane: p.lane, Self: p.host.ID(), Disk: p.disk, NewBatch: p.disk.newBatch, Links: testLinks, Nodes: cl.members,
+		Wanted: cl.wanted, Ack: cl.ack, Leading: func() bool { return i == 0 },
+		Announce:   func(_ context.Context, root cid.Cid) error { p.announced <- root; return nil },
+		Find:       cl.find,
+		NoSpace:    func(err error) bool { return errors.Is(err, errNoRoom) },
+		CacheReads: cl.caching,
+		Logger:     slog.New(slog.NewTextHandler(p.log, &slog.HandlerOptions{Level: slog.LevelDebug})),
+		timing:     cl.timing,
+	}
+	var led ledger = cl.ledger
+	if cl.led != nil {
+		led = cl.led(i)
+	}
+	c, err := open(cfg, led)
+	if err != nil {
+		cl.t.Fatal(err)
+	}
+	p.Copies = c
+	cl.t.Cleanup(func() { p.end() })
+}
+
+// run starts the keeper and table loops.
+func (p *testPeer) run() {
+	ctx, cancel := context.WithCancel(context.Background())
+	var wg sync.WaitGroup
+	wg.Go(func() { _ = p.Run(ctx) })
+	p.stop = func() { cancel(); wg.Wait() }
+}
+
+func (p *testPeer) end() {
+	if p.stop != nil {
+		p.stop()
+		p.stop = nil
+	}
+	if p.Copies != nil {
+		_ = p.Copies.Close()
+	}
+}
+
+// die stops a node and its host.
+func (p *testPeer) die() {
+	_ = p.host.Close()
+	p.end()
+}
+
+func (p *testPeer) id() peer.ID { return p.host.ID() }
+
+// testFile is content in the shape of the real one: leaves, and a manifest that names them.
+type testFile struct {
+	root   cid.Cid
+	blocks []blocks.Block // the root last
+}
+
+func (f testFile) cids() (out []cid.Cid) {
+	for _, b := range f.blocks {
+		out = append(out, b.Cid())
+	}
+	return out
+}
+
+func blockOf(data []byte, codec uint64) blocks.Block {
+	sum := sha256.Sum256(data)
+	hash, err := mh.Encode(sum[:], mh.SHA2_256)
+	if err != nil {
+		panic(err)
+	}
+	b, err := blocks.NewBlockWithCid(data, cid.NewCidV1(codec, hash))
+	if err != nil {
+		panic(err)
+	}
+	return b
+}
+
+func newFile(chunks, size int) testFile {
+	var f testFile
+	links := []byte("links")
+	for range chunks {
+		data := make([]byte, size)
+		_, _ = rand.Read(data)
+		b := blockOf(data, cid.Raw)
+		f.blocks = append(f.blocks, b)
+		links = append(links, b.Cid().Bytes()...)
+	}
+	root := blockOf(links, cid.DagCBOR)
+	f.root = root.Cid()
+	f.blocks = append(f.blocks, root)
+	return f
+}
+
+func testLinks(b blocks.Block) (out []cid.Cid, err error) {
+	if b.Cid().Prefix().Codec == cid.Raw {
+		return nil, nil
+	}
+	rest, ok := bytes.CutPrefix(b.RawData(), []byte("links"))
+	if !ok {
+		return nil, errors.New("no manifest")
+	}
+	for len(rest) > 0 {
+		n, c, err := cid.CidFromBytes(rest)
+		if err != nil {
+			return nil, err
+		}
+		out, rest = append(out, c), rest[n:]
+	}
+	return out, nil
+}
+
+// upload sends a file's blocks; it does not record it.
+func (p *testPeer) upload(ctx context.Context, f testFile) (Placed, error) {
+	u, err := p.Begin(ctx)
+	if err != nil {
+		return Placed{}, err
+	}
+	defer u.Abort()
+	for _, b := range f.blocks {
+		if err := u.Add(ctx, b); err != nil {
+			return Placed{}, err
+		}
+	}
+	return u.Commit(ctx, f.root)
+}
+
+func (p *testPeer) record(t testing.TB, placed Placed) {
+	t.Helper()
+	if err := p.led.Update(t.Context(), func(tx ledgerTx) error { return p.Record(tx, placed) }); err != nil {
+		t.Fatal(err)
+	}
+}
+
+// store uploads and records.
+func (p *testPeer) store(t testing.TB, f testFile) Placed {
+	t.Helper()
+	placed, err := p.upload(t.Context(), f)
+	if err != nil {
+		t.Fatal(err)
+	}
+	p.record(t, placed)
+	return placed
+}
+
+// read fetches a file through the node and compares it.
+func (p *testPeer) read(ctx context.Context, f testFile) error {
+	i := 0
+	for b, err := range p.Blocks(ctx, f.root, f.cids()) {
+		if err != nil {
+			return err
+		}
+		if b.Cid() != f.blocks[i].Cid() || !bytes.Equal(b.RawData(), f.blocks[i].RawData()) {
+			return fmt.Errorf("block %d is another one", i)
+		}
+		i++
+	}
+	if i != len(f.blocks) {
+		return fmt.Errorf("%d blocks of %d", i, len(f.blocks))
+	}
+	return nil
+}
+
+func (p *testPeer) holdersOf(t testing.TB, root cid.Cid) (out []peer.ID) {
+	t.Helper()
+	err := p.led.View(func(tx scanner) (err error) {
+		out, err = p.Holders(tx, root)
+		return err
+	})
+	if err != nil {
+		t.Fatal(err)
+	}
+	slices.Sort(out)
+	return out
+}
+
+func (p *testPeer) recordOf(t testing.TB, root cid.Cid) *rootRecord {
+	t.Helper()
+	var out *rootRecord
+	err := p.led.View(func(tx scanner) (err error) {
+		out, err = getRecord(tx, root)
+		return err
+	})
+	if err != nil {
+		t.Fatal(err)
+	}
+	return out
+}
+
+func (d *memDisk) holds(f testFile) bool {
+	for _, b := range f.blocks {
+		if !d.Has(b.Cid()) {
+			return false
+		}
+	}
+	return true
+}
+
+func ids(peers ...*testPeer) (out []peer.ID) {
+	for _, p := range peers {
+		out = append(out, p.id())
+	}
+	slices.Sort(out)
+	return out
+}
+
+// eventually waits for a condition.
+func eventually(t testing.TB, what string, cond func() bool) {
+	t.Helper()
+	deadline := time.Now().Add(60 * time.Second)
+	for !cond() {
+		if time.Now().After(deadline) {
+			t.Fatalf("never: %s", what)
+		}
+		time.Sleep(5 * time.Millisecond)
+	}
+}

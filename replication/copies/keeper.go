@@ -1,0 +1,385 @@
+package copies
+
+import (
+	"bytes"
+	"context"
+	"errors"
+	"fmt"
+	"iter"
+	"slices"
+	"sync"
+	"time"
+
+	blocks "github.com/ipfs/go-block-format"
+	"github.com/ipfs/go-cid"
+	"github.com/libp2p/go-libp2p/core/peer"
+
+	"github.com/valise-mail/valise/replication"
+)
+
+const (
+	keeperPage     = 256  // roots read from the ledger at a time
+	keeperParallel = 4    // roots fetched at a time
+	keeperFailed   = 4096 // roots whose failures are remembered; the others are tried in every pass
+	keeperCommit   = 64   // blocks between two commits, so that a restart goes on where it was
+)
+
+// A keeper makes this node hold what the ledger says it should: first the roots listed as missing
+// here, then whole rows in which it is Incoming. It goes over all of them in passes, from the
+// ledger's pages, so that its memory does not grow with what is missing.
+//
+// Only a node itself takes itself off a root's missing list, and only it puts itself there in order
+// to delete (Release): what the ledger says of it follows its own disk in its own order.
+type keeper struct {
+	c *Copies
+
+	mu     sync.Mutex
+	failed map[cid.Cid]*attempt  // guarded by mu
+	seen   map[cid.Cid]time.Time // when a root was first left to a push; guarded by mu
+}
+
+// An attempt is a root that could not be had.
+type attempt struct {
+	pause time.Duration
+	next  time.Time
+}
+
+func newKeeper(c *Copies) *keeper {
+	return &keeper{c: c, failed: make(map[cid.Cid]*attempt), seen: make(map[cid.Cid]time.Time)}
+}
+
+// run makes passes until ctx ends: when something changed, when a root is due again, and now and
+// then anyway.
+func (k *keeper) run(ctx context.Context) {
+	for ctx.Err() == nil {
+		k.pass(ctx)
+		wait := time.NewTimer(k.due())
+		select {
+		case <-k.c.wake:
+		case <-wait.C:
+		case <-ctx.Done():
+		}
+		wait.Stop()
+	}
+}
+
+// due is how long the keeper may sleep.
+func (k *keeper) due() time.Duration {
+	k.mu.Lock()
+	defer k.mu.Unlock()
+	wait := k.c.cfg.timing.retryMax
+	for _, a := range k.failed {
+		wait = min(wait, time.Until(a.next))
+	}
+	if len(k.seen) > 0 {
+		wait = min(wait, k.c.cfg.timing.grace/4)
+	}
+	return max(wait, k.c.cfg.timing.retryMin/8)
+}
+
+func (k *keeper) pass(ctx context.Context) {
+	own := missingKeys(k.c.cfg.Self)
+	err := k.each(ctx, own, func(root cid.Cid) error { return k.tend(ctx, root, false) })
+	if err != nil && ctx.Err() == nil {
+		k.c.log.DebugContext(ctx, "not all missing copies could be fetched", "error", err)
+	}
+	if err := k.fillRows(ctx); err != nil && ctx.Err() == nil {
+		k.c.log.DebugContext(ctx, "not all incoming rows could be filled", "error", err)
+	}
+}
+
+// each calls fn for the roots listed under prefix, several at a time, and joins up to a page of errors.
+func (k *keeper) each(ctx context.Context, prefix []byte, fn func(cid.Cid) error) error {
+	var mu sync.Mutex
+	var errs []error
+	from := prefix
+	for from != nil && ctx.Err() == nil {
+		var roots []cid.Cid
+		err := k.c.led.View(func(tx scanner) error {
+			roots, from = page(tx.Scan(from, replication.PrefixEnd(prefix)), len(prefix))
+			return nil
+		})
+		if err != nil {
+			return err
+		}
+		work := make(chan cid.Cid)
+		var wg sync.WaitGroup
+		for range min(keeperParallel, len(roots)) {
+			wg.Go(func() {
+				for root := range work {
+					if err := fn(root); err != nil {
+						mu.Lock()
+						if len(errs) < keeperPage {
+							errs = append(errs, err)
+						}
+						mu.Unlock()
+					}
+				}
+			})
+		}
+		for _, root := range roots {
+			work <- root
+		}
+		close(work)
+		wg.Wait()
+	}
+	return errors.Join(append(errs, context.Cause(ctx))...)
+}
+
+// page reads one page of keys that end in a root, and where the next begins; nil at the end.
+func page(scan iter.Seq2[[]byte, []byte], prefix int) (roots []cid.Cid, next []byte) {
+	for key := range scan {
+		if len(roots) == keeperPage {
+			return roots, bytes.Clone(key)
+		}
+		if root, err := cid.Cast(bytes.Clone(key[prefix:])); err == nil {
+			roots = append(roots, root)
+		}
+	}
+	return roots, nil
+}
+
+var errLater = errors.New("not due yet")
+
+// tend has one root healed if it is due, and remembers how it went.
+func (k *keeper) tend(ctx context.Context, root cid.Cid, whole bool) error {
+	if k.postponed(root) {
+		return fmt.Errorf("root %s: %w", root, errLater)
+	}
+	err := k.heal(ctx, root, whole)
+	if ctx.Err() != nil {
+		return context.Cause(ctx)
+	}
+	k.mu.Lock()
+	defer k.mu.Unlock()
+	delete(k.seen, root)
+	a := k.failed[root]
+	switch {
+	case err == nil:
+		delete(k.failed, root)
+		return nil
+	case a == nil && len(k.failed) >= keeperFailed:
+		return err
+	case a == nil:
+		a = &attempt{}
+		k.failed[root] = a
+		k.c.log.InfoContext(ctx, "copy is missing here and cannot be had yet", "root", root, "error", err)
+	}
+	a.pause = min(max(2*a.pause, k.c.cfg.timing.retryMin), k.c.cfg.timing.retryMax)
+	a.next = time.Now().Add(a.pause)
+	return err
+}
+
+// postponed says whether a root is to be left alone: it failed lately, or is likely arriving by a
+// push that is under way.
+func (k *keeper) postponed(root cid.Cid) bool {
+	k.mu.Lock()
+	defer k.mu.Unlock()
+	now := time.Now()
+	if k.c.acked.has(root) {
+		return false
+	}
+	if a := k.failed[root]; a != nil {
+		return now.Before(a.next)
+	}
+	first, seen := k.seen[root]
+	if !seen {
+		if k.c.pushes.Load() == 0 || len(k.seen) >= keeperFailed {
+			return false
+		}
+		k.seen[root] = now
+		return true
+	}
+	return k.c.pushes.Load() > 0 && now.Sub(first) < k.c.cfg.timing.grace
+}
+
+// heal makes this node hold root, and the ledger know it. With whole it is for a row in which the
+// node is Incoming: then a root that does not list it as missing needs no word.
+func (k *keeper) heal(ctx context.Context, root cid.Cid, whole bool) error {
+	wanted, listed := false, false
+	err := k.c.led.View(func(tx scanner) (err error) {
+		wanted, listed, err = k.place(tx, root)
+		return err
+	})
+	if err != nil {
+		return err
+	}
+	fetched := false
+	if wanted && !k.c.acked.has(root) {
+		if fetched, err = k.fetch(ctx, root); err != nil {
+			return fmt.Errorf("copy root %s: %w", root, err)
+		}
+		k.c.hold(root)
+	}
+	if whole && !listed {
+		return nil
+	}
+	err = k.c.led.Update(ctx, func(tx ledgerTx) error {
+		tx.Delete(missingKey(k.c.cfg.Self, root))
+		if !wanted { // whoever wants it here again makes the row Incoming
+			return nil
+		}
+		return found(tx, k.c.cfg.Self, root)
+	})
+	if err != nil {
+		return fmt.Errorf("copied root %s, to be recorded: %w", root, err)
+	}
+	k.c.log.InfoContext(ctx, "a copy that was missing is settled", "root", root, "wanted", wanted, "fetched", fetched)
+	return nil
+}
+
+// place says whether the ledger wants root here and lists it as missing here.
+func (k *keeper) place(tx Reader, root cid.Cid) (wanted, listed bool, err error) {
+	rec, err := getRecord(tx, root)
+	if errors.Is(err, ErrNotRecorded) {
+		return false, false, nil
+	}
+	if err != nil {
+		return false, false, err
+	}
+	row, _, err := k.c.tables.row(tx, rec.Partition)
+	if err != nil {
+		return false, false, err
+	}
+	seat, ok := seatOf(row, k.c.cfg.Self)
+	return ok && seat.wanted(), rec.misses(k.c.cfg.Self), nil
+}
+
+// found takes a node off a root's missing list.
+func found(tx ReadWriter, self peer.ID, root cid.Cid) error {
+	rec, err := getRecord(tx, root)
+	if errors.Is(err, ErrNotRecorded) {
+		return nil
+	}
+	if err != nil {
+		return err
+	}
+	if !rec.found(self) {
+		return nil
+	}
+	return putRecord(tx, root, rec)
+}
+
+// fetch makes every block under root durable here as a copy. Blocks that are here already, as cache
+// or garbage perhaps, go through the batch like the others: it is the batch that makes them stay.
+func (k *keeper) fetch(ctx context.Context, root cid.Cid) (fetched bool, err error) {
+	level := []cid.Cid{root}
+	batch := k.c.cfg.NewBatch(false)
+	defer func() { batch.Abort() }()
+	added := 0
+	for len(level) > 0 {
+		var below []cid.Cid
+		for b, err := range k.c.blocks(ctx, root, level, forKeeper) {
+			if err != nil {
+				return fetched, err
+			}
+			fetched = fetched || !k.c.cfg.Disk.Has(b.Cid())
+			links, err := k.links(b)
+			if err != nil {
+				return fetched, err
+			}
+			below = append(below, links...)
+			if err := batch.Add(ctx, b); err != nil {
+				return fetched, err
+			}
+			if added++; added%keeperCommit == 0 {
+				if err := batch.Commit(ctx); err != nil {
+					return fetched, err
+				}
+				batch = k.c.cfg.NewBatch(false)
+			}
+		}
+		level = unique(below)
+	}
+	return fetched, batch.Commit(ctx)
+}
+
+func (k *keeper) links(b blocks.Block) ([]cid.Cid, error) {
+	links, err := k.c.cfg.Links(b)
+	if err != nil {
+		return nil, fmt.Errorf("links of %s: %w", b.Cid(), err)
+	}
+	return links, nil
+}
+
+// unique drops repetitions and keeps the order.
+func unique(ids []cid.Cid) []cid.Cid {
+	seen := make(map[cid.Cid]bool, len(ids))
+	return slices.DeleteFunc(ids, func(id cid.Cid) bool {
+		again := seen[id]
+		seen[id] = true
+		return again
+	})
+}
+
+// fillRows fetches whole the rows in which this node is Incoming, and becomes Held there.
+//
+// A root recorded after the node came into the row names the node, as missing or extra. So all the
+// roots that do not are those recorded before, and the list that is read after the table has them
+// all. If the leader changes the row meanwhile, its epoch tells, and the row is done again.
+func (k *keeper) fillRows(ctx context.Context) error {
+	table, err := k.c.readTable()
+	if err != nil {
+		return err
+	}
+	var errs []error
+	for g := range tableKeys {
+		var done []int
+		for r := g * rowsPerKey; r < (g+1)*rowsPerKey && ctx.Err() == nil; r++ {
+			if !k.incoming(table.Rows[r]) {
+				continue
+			}
+			err := k.each(ctx, partitionKeys(uint16(r)), func(root cid.Cid) error { return k.tend(ctx, root, true) })
+			if err != nil {
+				errs = append(errs, err)
+				continue
+			}
+			done = append(done, r)
+		}
+		if len(done) > 0 {
+			errs = append(errs, k.settle(ctx, g, table.Epochs[g], done))
+		}
+	}
+	return errors.Join(errs...)
+}
+
+func (k *keeper) incoming(row []Seat) bool {
+	seat, ok := seatOf(row, k.c.cfg.Self)
+	return ok && seat.State == Incoming && seat.Store == k.c.cfg.Disk.ID()
+}
+
+// settle makes this node Held in rows of one group, unless the leader changed the group. Where it
+// was the last to come, those that are Leaving go.
+func (k *keeper) settle(ctx context.Context, g int, epoch uint64, done []int) error {
+	return k.c.led.Update(ctx, func(tx ledgerTx) error {
+		now, err := k.c.tables.read(tx, g)
+		if err != nil || now == nil || now.epoch != epoch {
+			return err
+		}
+		next := *now
+		for _, r := range done {
+			row := &next.rows[r%rowsPerKey]
+			if k.incoming(*row) {
+				*row = settled(*row, k.c.cfg.Self)
+			}
+		}
+		tx.Put(tableKey(g), next.encode())
+		return nil
+	})
+}
+
+// settled is the row with the node Held.
+func settled(row []Seat, self peer.ID) []Seat {
+	row = slices.Clone(row)
+	incoming := false
+	for i := range row {
+		if row[i].Node == self {
+			row[i].State = Held
+		}
+		incoming = incoming || row[i].State == Incoming
+	}
+	if incoming {
+		return row
+	}
+	return slices.DeleteFunc(row, func(s Seat) bool { return !s.wanted() })
+}

@@ -1,0 +1,161 @@
+package copies
+
+import (
+	"context"
+	"errors"
+	"slices"
+	"sync"
+	"time"
+
+	"github.com/ipfs/go-cid"
+)
+
+// Run keeps this node's copies complete, announces roots, and keeps the table while this node leads
+// the ledger. It returns when ctx ends, with its error. It runs once at a time.
+func (c *Copies) Run(ctx context.Context) error {
+	ctx, cancel := context.WithCancel(ctx)
+	defer cancel()
+	defer context.AfterFunc(c.life, cancel)()
+	var wg sync.WaitGroup
+	wg.Go(func() { c.watch(ctx, missingKeys(c.cfg.Self)) })
+	wg.Go(func() { c.watch(ctx, []byte(tablePrefix)) })
+	wg.Go(func() { c.keepTable(ctx) })
+	wg.Go(func() { c.announce(ctx) })
+	newKeeper(c).run(ctx)
+	wg.Wait()
+	return ctx.Err()
+}
+
+// watch wakes the keeper at every change. What changed does not matter: it compares state with state.
+func (c *Copies) watch(ctx context.Context, prefix []byte) {
+	for ctx.Err() == nil {
+		for _, err := range c.led.Watch(ctx, prefix) {
+			if err != nil {
+				break
+			}
+			c.poke()
+		}
+		pause(ctx, c.cfg.timing.retryMin)
+	}
+}
+
+// poke wakes the keeper.
+func (c *Copies) poke() {
+	select {
+	case c.wake <- struct{}{}:
+	default:
+	}
+}
+
+// tell has a root announced, if not too many are waiting: the ledger says it, too.
+func (c *Copies) tell(root cid.Cid) {
+	select {
+	case c.told <- root:
+	default:
+	}
+}
+
+func (c *Copies) announce(ctx context.Context) {
+	for {
+		select {
+		case <-ctx.Done():
+			return
+		case root := <-c.told:
+			one, cancel := context.WithTimeout(ctx, c.cfg.timing.progress)
+			if err := c.cfg.Announce(one, root); err != nil && ctx.Err() == nil {
+				c.log.InfoContext(ctx, "a root is not announced", "root", root, "error", err)
+			}
+			cancel()
+		}
+	}
+}
+
+// pause waits, or until ctx ends.
+func pause(ctx context.Context, d time.Duration) {
+	t := time.NewTimer(d)
+	defer t.Stop()
+	select {
+	case <-t.C:
+	case <-ctx.Done():
+	}
+}
+
+// keepTable makes the table fit the members for as long as this node leads.
+func (c *Copies) keepTable(ctx context.Context) {
+	var nodes []Node // that the table in seen was found right for
+	var seen Table
+	tick := time.NewTicker(c.cfg.timing.table)
+	defer tick.Stop()
+	for {
+		if c.cfg.Leading() {
+			now := c.cfg.Nodes()
+			table, err := c.readTable()
+			if err == nil && (!slices.Equal(now, nodes) || !table.equal(&seen)) {
+				if table, err = c.fitTable(ctx, table, now); err == nil {
+					nodes, seen = now, table
+				}
+			}
+			if err != nil && ctx.Err() == nil && !errors.Is(err, errTableMoved) {
+				c.log.DebugContext(ctx, "the table of copies is not kept", "error", err)
+			}
+		}
+		select {
+		case <-tick.C:
+		case <-ctx.Done():
+			return
+		}
+	}
+}
+
+func (c *Copies) readTable() (table Table, err error) {
+	err = c.led.View(func(tx scanner) error {
+		table, err = c.tables.table(tx)
+		return err
+	})
+	return table, err
+}
+
+func (t *Table) equal(other *Table) bool {
+	if t.Epochs != other.Epochs {
+		return false
+	}
+	for r := range t.Rows {
+		if !slices.Equal(t.Rows[r], other.Rows[r]) {
+			return false
+		}
+	}
+	return true
+}
+
+var errTableMoved = errors.New("another leader changed the table")
+
+// fitTable writes what Compute makes of a table, if anything, in one transaction that does nothing
+// when the epoch has moved on. Seats that became Held meanwhile stay so: it computes from what the
+// transaction sees.
+func (c *Copies) fitTable(ctx context.Context, old Table, nodes []Node) (Table, error) {
+	fit := Compute(old, nodes, c.cfg.Wanted)
+	if fit.equal(&old) {
+		return old, nil
+	}
+	err := c.led.Update(ctx, func(tx ledgerTx) error {
+		now, err := c.tables.table(tx)
+		if err != nil {
+			return err
+		}
+		if now.Epoch() != old.Epoch() {
+			return errTableMoved
+		}
+		fit = Compute(now, nodes, c.cfg.Wanted)
+		for g := range tableKeys {
+			if fit.Epochs[g] != now.Epochs[g] {
+				tx.Put(tableKey(g), fit.group(g).encode())
+			}
+		}
+		return nil
+	})
+	if err != nil {
+		return Table{}, err
+	}
+	c.log.InfoContext(ctx, "changed the table of copies", "epoch", fit.Epoch(), "nodes", len(nodes))
+	return fit, nil
+}
