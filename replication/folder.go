@@ -54,10 +54,21 @@ func (f *folder) options(memTable uint64) *pebble.Options {
 	return o
 }
 
+// openPebble opens a database. Pebble panics where its folder cannot be synced; to us
+// that is an error like any other.
+func openPebble(dir string, o *pebble.Options) (pdb *pebble.DB, err error) {
+	defer func() {
+		if v := recover(); v != nil {
+			err = fmt.Errorf("open %s: %v", dir, v)
+		}
+	}()
+	return pebble.Open(dir, o)
+}
+
 func (f *folder) openLog() (*pebble.DB, error) {
 	o := f.options(logMemTable)
 	o.ErrorIfNotExists = true
-	return pebble.Open(f.path(nameLog), o)
+	return openPebble(f.path(nameLog), o)
 }
 
 // current returns the state folder in use, "" if there is no ledger.
@@ -139,7 +150,7 @@ func (f *folder) tidy(current string) error {
 func (f *folder) openState(name string) (*stateDB, error) {
 	o := f.options(stateMemTable)
 	o.ErrorIfNotExists = true
-	pdb, err := pebble.Open(f.path(name), o)
+	pdb, err := openPebble(f.path(name), o)
 	if err != nil {
 		return nil, fmt.Errorf("open ledger state: %w", err)
 	}
@@ -154,7 +165,7 @@ func (f *folder) newState() (*stateDB, error) {
 	f.mu.Unlock()
 	o := f.options(stateMemTable)
 	o.ErrorIfExists = true
-	pdb, err := pebble.Open(f.path(name), o)
+	pdb, err := openPebble(f.path(name), o)
 	if err != nil {
 		return nil, fmt.Errorf("create ledger state: %w", err)
 	}
@@ -184,7 +195,7 @@ func (f *folder) create(self peer.ID, bootstrap bool) (err error) {
 	if err := syncDir(f.fs, f.fs.PathDir(f.dir)); err != nil {
 		return err
 	}
-	pdb, err := pebble.Open(f.path(nameLog), f.options(logMemTable))
+	pdb, err := openPebble(f.path(nameLog), f.options(logMemTable))
 	if err != nil {
 		return fmt.Errorf("create ledger log: %w", err)
 	}

@@ -275,12 +275,21 @@ func dump(db *DB) map[string]string {
 	return all
 }
 
-// one starts a cluster of one node on a crashable file system.
-func one(tb testing.TB, edit func(*Config)) (*village, *vfs.MemFS) {
+// crashableDisk has a durable folder /data.
+func crashableDisk(tb testing.TB) *vfs.MemFS {
 	mem := vfs.NewCrashableMem()
 	if err := mem.MkdirAll("/data", 0o755); err != nil {
 		tb.Fatal(err)
 	}
+	if err := syncDir(mem, "/"); err != nil {
+		tb.Fatal(err)
+	}
+	return mem
+}
+
+// one starts a cluster of one node on a crashable file system.
+func one(tb testing.TB, edit func(*Config)) (*village, *vfs.MemFS) {
+	mem := crashableDisk(tb)
 	v := newVillage(tb, func(_ int, c *Config) {
 		c.FS, c.Dir = mem, "/data/ledger"
 		if edit != nil {
