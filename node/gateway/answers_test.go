@@ -2,9 +2,12 @@ package gateway
 
 import (
 	"bytes"
+	"context"
 	"encoding/json"
+	"io"
 	"log/slog"
 	"net/http"
+	"net/http/httptest"
 	"strings"
 	"testing"
 
@@ -257,5 +260,60 @@ func TestG5_PageAndBytesHaveDifferentTags(t *testing.T) {
 			t.Errorf("%s and %s share %q", name, other, tag)
 		}
 		seen[tag] = name
+	}
+}
+
+// A node that closes, or a client that left, never makes an empty 200.
+func TestEndedRequestIsNoAnswer(t *testing.T) {
+	t.Parallel()
+	ctx, cancel := context.WithCancel(t.Context())
+	cancel()
+	lib := newMemory()
+	lib.grants["TOK-ended"] = one("x", report)
+	lib.grants["TOK-ended"].files[0].versions[0].open = func(ctx context.Context) (io.ReadSeekCloser, error) { return nil, ctx.Err() }
+	lib.grants["TOK-ended"].files[0].versions[0].size = 100
+	lib.grants["TOK-waited"] = &memoryGrant{err: context.Canceled}
+	for _, path := range []string{"/a/bafysent/TOK-ended/x", "/a/bafysent/TOK-waited/x", "/m/TOK-waited"} {
+		r := httptest.NewRequestWithContext(ctx, "GET", "https://files.example.org"+path, nil)
+		w := httptest.NewRecorder()
+		newGateway(t, lib).ServeHTTP(w, r)
+		if w.Code != 503 {
+			t.Errorf("%s: got %d, want 503", path, w.Code)
+		}
+	}
+}
+
+// An operator reads of a download how it went, from where, and of a refusal why.
+func TestLog(t *testing.T) {
+	t.Parallel()
+	tests := []struct{ token, want string }{
+		{"good", `level=INFO msg=download status=200 client=192.0.2.1 bytes=65536 `},
+		{"cut", `level=WARN msg="download broken off" status=200 client=192.0.2.1 bytes=4096 `},
+		{"no", `level=DEBUG msg=refused status=403 client=192.0.2.1 error="access denied"`},
+		{"unavailable", `level=WARN msg=refused status=503 client=192.0.2.1 error="no holder of the file can be reached now"`},
+		{"broken", `level=ERROR msg=refused status=500 client=192.0.2.1 error="io: read/write on closed pipe"`},
+	}
+	for _, tt := range tests {
+		t.Run(tt.token, func(t *testing.T) {
+			t.Parallel()
+			lib := newMemory()
+			lib.grants["TOK-cut"] = endless(1<<20, aheadSize, ErrUnavailable)
+			lib.grants["TOK-cut"].files[0].name = "report.pdf"
+			var log bytes.Buffer
+			g := newGateway(t, lib, func(c *Config) {
+				c.Logger = slog.New(slog.NewTextHandler(&log, &slog.HandlerOptions{Level: slog.LevelDebug}))
+			})
+			func() {
+				defer func() {
+					if p := recover(); (p == http.ErrAbortHandler) != (tt.token == "cut") {
+						t.Errorf("panic: %v", p)
+					}
+				}()
+				ask(g, "GET", "/a/bafysent/TOK-"+tt.token+"/report.pdf")
+			}()
+			if !strings.Contains(log.String(), tt.want) {
+				t.Errorf("got %s, want %s", log.String(), tt.want)
+			}
+		})
 	}
 }

@@ -218,6 +218,7 @@ func newMemory() *memory {
 		"TOK-pinned":      pinned,
 		"TOK-several":     several,
 		"TOK-chinese":     one("会议纪要（最终版）.docx", report),
+		"TOK-none":        {},
 		"TOK-empty":       one("empty.txt", nil),
 		"TOK-script":      one(`<script>alert("1")</script>.html`, report),
 		"TOK-bidi":        one("annexe\u202Efdp.exe", report),

@@ -139,12 +139,16 @@ func (g *Gateway) landingPage(w http.ResponseWriter, r *http.Request, l link, m 
 	lang := g.language(r)
 	words := wordsOfPages[lang]
 	v := landingView{
-		Words:   words,
-		Heading: words.OneFile,
-		Sender:  web.Printable(m.Sender),
-		Sent:    at(m.Sent, lang),
+		Words:  words,
+		Sender: web.Printable(m.Sender),
+		Sent:   at(m.Sent, lang),
 	}
-	if n := len(m.Files); n != 1 {
+	switch n := len(m.Files); n {
+	case 0:
+		v.Heading = words.NoFile
+	case 1:
+		v.Heading = words.OneFile
+	default:
 		v.Heading = fmt.Sprintf(words.Files, n)
 	}
 	var total int64

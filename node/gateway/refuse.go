@@ -1,7 +1,6 @@
 package gateway
 
 import (
-	"context"
 	"encoding/json"
 	"errors"
 	"log/slog"
@@ -55,10 +54,11 @@ func refusalFor(err error) *refusal {
 
 // fail answers with the refusal for err, and logs why.
 func (g *Gateway) fail(w http.ResponseWriter, r *http.Request, err error) {
-	if r.Context().Err() != nil {
-		return // nobody is there to read it
-	}
 	f := refusalFor(err)
+	if r.Context().Err() != nil {
+		g.refuse(w, r, unavailable) // the client left, or this node is closing; err is a consequence
+		return
+	}
 	level := slog.LevelDebug // what strangers try is counted elsewhere; it shall not fill a log
 	switch f {
 	case broken:
@@ -66,9 +66,7 @@ func (g *Gateway) fail(w http.ResponseWriter, r *http.Request, err error) {
 	case unavailable, stale, notYet:
 		level = slog.LevelWarn
 	}
-	if !errors.Is(err, context.Canceled) {
-		g.log.Log(r.Context(), level, "refused", "status", f.status, "client", g.proxies.client(r), "error", err)
-	}
+	g.log.Log(r.Context(), level, "refused", "status", f.status, "client", g.proxies.client(r), "error", err)
 	g.refuse(w, r, f)
 }
 

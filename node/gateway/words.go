@@ -94,7 +94,8 @@ type pageWords struct {
 	Changes        [4]string // what became of the file since; by seen
 	Pinned         string
 	ToSent, ToNew  string
-	OneFile, Files string // heading of a landing page; Files holds %d
+	// Headings of a landing page; Files holds %d.
+	NoFile, OneFile, Files string
 }
 
 // What a version on a page is, as an index into pageWords.Changes.
@@ -117,7 +118,7 @@ var wordsOfPages = map[web.Lang]*pageWords{
 		},
 		Pinned: "This is the file as it was sent. It will not change.",
 		ToSent: "Show it as it was sent", ToNew: "Show the newest version",
-		OneFile: "One file for you", Files: "%d files for you",
+		NoFile: "The files of this message were withdrawn", OneFile: "One file for you", Files: "%d files for you",
 	},
 	web.Chinese: {
 		Download: "下载", From: "发件人", Sent: "发送时间", Size: "大小", Version: "版本", Changed: "更新时间", InAll: "合计",
@@ -130,6 +131,6 @@ var wordsOfPages = map[web.Lang]*pageWords{
 		},
 		Pinned: "这是发送时的文件，内容不会改变。",
 		ToSent: "查看发送时的版本", ToNew: "查看最新版本",
-		OneFile: "您收到 1 个文件", Files: "您收到 %d 个文件",
+		NoFile: "此邮件的文件已被撤回", OneFile: "您收到 1 个文件", Files: "您收到 %d 个文件",
 	},
 }
