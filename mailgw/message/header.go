@@ -30,7 +30,6 @@ func parseHeader(raw []byte) Header {
 		end := fieldEnd(raw, off)
 		f := raw[off:end]
 		name, _, colon := bytes.Cut(f, []byte(":"))
-		name = bytes.TrimRight(name, " \t")
 		switch {
 		case off == 0 && bytes.HasPrefix(f, []byte("From ")): // an mbox separator in front
 		case !colon || !isFieldName(name) || hasBlankFold(f):
@@ -60,6 +59,7 @@ func fieldEnd(raw []byte, off int) int {
 	}
 }
 
+// isFieldName allows no blank before the colon: it is obsolete, and for some parsers the body begins there.
 func isFieldName(name []byte) bool {
 	for _, c := range name {
 		if c <= ' ' || c >= 0x7f {

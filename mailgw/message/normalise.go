@@ -15,7 +15,7 @@ type normaliser struct {
 	buf  []byte // allocated for the first irregular chunk
 	out  []byte // normal form waiting to be handed out
 	cr   bool   // a CR was read whose next octet is not known yet
-	last byte   // last octet of the normal form so far, 0 at its start
+	open bool   // the normal form so far ends within a line
 	err  error  // what r returned at its end
 }
 
@@ -42,7 +42,7 @@ func (n *normaliser) Read(p []byte) (int, error) {
 		n.err = err
 		good := regular(p[:c])
 		if good > 0 {
-			n.last = p[good-1]
+			n.open = p[good-1] != '\n'
 		}
 		if good < c {
 			n.convert(p[good:c])
@@ -121,7 +121,7 @@ func (n *normaliser) convert(p []byte) {
 	}
 	n.buf = n.out[:0]
 	if len(n.out) > 0 {
-		n.last = n.out[len(n.out)-1]
+		n.open = n.out[len(n.out)-1] != '\n'
 	}
 }
 
@@ -132,11 +132,9 @@ func (n *normaliser) end() {
 	}
 	if n.cr {
 		n.cr = false
-		n.out = append(n.out, ' ')
-		n.last = ' '
+		n.out, n.open = append(n.out, ' '), true
 	}
-	if n.last != '\n' && n.last != 0 {
-		n.out = append(n.out, '\r', '\n')
-		n.last = '\n'
+	if n.open {
+		n.out, n.open = append(n.out, '\r', '\n'), false
 	}
 }

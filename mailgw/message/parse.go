@@ -229,7 +229,7 @@ func (p *parser) match(line []byte, skip int) *delimiter {
 		}
 		rest, whole := bytes.CutSuffix(rest, []byte("\r\n"))
 		rest = bytes.TrimRight(rest, " \t")
-		if whole && (len(rest) == 0 || string(rest) == "--") {
+		if whole && len(line) <= maxDelimiter && (len(rest) == 0 || string(rest) == "--") {
 			exact++
 			found = &delimiter{of: n, close: len(rest) > 0}
 			return

@@ -36,7 +36,7 @@ func everyMessage(t *testing.T) map[string][]byte {
 // structure returns a message's tree without taking anything.
 func structure(t *testing.T, in []byte) *Message {
 	t.Helper()
-	m, err := Read(t.Context(), bytes.NewReader(in), Options{Threshold: math.MaxInt64}, nil)
+	m, err := Read(t.Context(), bytes.NewReader(in), Options{Threshold: math.MaxInt64, SpoolMemory: 64 << 20}, nil)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -170,12 +170,12 @@ func TestM3_BlownUp(t *testing.T) {
 			continue
 		}
 		big := blowUp(t, normal(in), small.m)
-		r := pass(t, bytes.NewReader(big), Options{Threshold: 256 << 10, SpoolDir: t.TempDir()}, "en")
+		r := pass(t, bytes.NewReader(big), Options{Threshold: 256 << 10, SpoolMemory: 8 << 20}, "en")
 		if len(r.taken) != len(small.taken) {
 			t.Errorf("%s: %d parts of 1 MiB taken, want %d", name, len(r.taken), len(small.taken))
 		}
 		checkRewritten(t, big, r)
-		again := pass(t, bytes.NewReader(r.rewritten), Options{}, "en")
+		again := pass(t, bytes.NewReader(r.rewritten), Options{SpoolMemory: 8 << 20}, "en")
 		if !bytes.Equal(again.rewritten, r.rewritten) {
 			t.Errorf("%s: a second pass changes it again", name)
 		}
