@@ -1,6 +1,7 @@
 package dht
 
 import (
+	"bytes"
 	"errors"
 	"fmt"
 	"io"
@@ -45,7 +46,7 @@ func writeList(fs vfs.FS, dir string, signed []byte) (err error) {
 	if err != nil {
 		return err
 	}
-	_, err = f.Write(signed)
+	_, err = f.Write(bytes.Clone(signed)) // a vfs may scribble over what it was given
 	if err == nil {
 		err = f.Sync()
 	}
