@@ -1,0 +1,112 @@
+package gateway
+
+import (
+	"bufio"
+	"context"
+	"errors"
+	"io"
+	"net"
+	"net/http"
+	"testing"
+	"testing/synctest"
+	"time"
+)
+
+// A pipeListener hands its server the other ends of pipes: a network in which
+// time may be simulated.
+type pipeListener struct {
+	conns  chan net.Conn
+	closed chan struct{}
+}
+
+func (l *pipeListener) Accept() (net.Conn, error) {
+	select {
+	case c := <-l.conns:
+		return c, nil
+	case <-l.closed:
+		return nil, net.ErrClosed
+	}
+}
+
+func (l *pipeListener) Close() error { close(l.closed); return nil }
+
+func (*pipeListener) Addr() net.Addr { return &net.TCPAddr{IP: net.IPv4(127, 0, 0, 1)} }
+
+// download starts a transfer that does not end by itself, in simulated time,
+// and returns its body behind the header.
+func download(t *testing.T, lib *memory, connContext func(context.Context, net.Conn) context.Context) io.Reader {
+	t.Helper()
+	lib.grants["TOK-big"] = endless(huge, 0, nil)
+	l := &pipeListener{conns: make(chan net.Conn), closed: make(chan struct{})}
+	s := &http.Server{Handler: newGateway(t, lib), ConnContext: connContext}
+	served := make(chan error, 1)
+	go func() { served <- s.Serve(l) }()
+	client, server := net.Pipe()
+	t.Cleanup(func() {
+		client.Close()
+		s.Close()
+		if err := <-served; !errors.Is(err, http.ErrServerClosed) {
+			t.Error(err)
+		}
+	})
+	l.conns <- server
+	if _, err := io.WriteString(client, "GET /a/bafysent/TOK-big/big.bin HTTP/1.1\r\nHost: files.example.org\r\n\r\n"); err != nil {
+		t.Fatal(err)
+	}
+	resp, err := http.ReadResponse(bufio.NewReader(client), nil)
+	if err != nil || resp.StatusCode != 200 {
+		t.Fatal(resp, err)
+	}
+	return resp.Body
+}
+
+// A slow client keeps its transfer for as long as it takes some bytes each minute, and loses it then.
+func TestStallIsWithoutProgress(t *testing.T) {
+	t.Parallel()
+	synctest.Test(t, func(t *testing.T) {
+		lib := newMemory()
+		body := download(t, lib, ConnContext)
+		for range 20 {
+			time.Sleep(50 * time.Second)
+			if _, err := io.CopyN(io.Discard, body, 2*copyBuffer); err != nil {
+				t.Fatal(err)
+			}
+		}
+		time.Sleep(61 * time.Second)
+		synctest.Wait()
+		if lib.closed.Load() != 1 {
+			t.Error("a client that takes nothing is still waited for")
+		}
+		if _, err := io.Copy(io.Discard, body); err == nil {
+			t.Error("the transfer ended as if it were whole")
+		}
+	})
+}
+
+// Half a second after the decision changed here, nothing goes out any more:
+// to a client that reads, and to one that does not.
+func TestG5_WithinASecond(t *testing.T) {
+	t.Parallel()
+	for name, connContext := range map[string]func(context.Context, net.Conn) context.Context{"with ConnContext": ConnContext, "without": nil} {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			synctest.Test(t, func(t *testing.T) {
+				lib := newMemory()
+				body := download(t, lib, connContext)
+				if _, err := io.CopyN(io.Discard, body, 10*copyBuffer); err != nil {
+					t.Fatal(err)
+				}
+				time.Sleep(10 * time.Second)
+				lib.revoke("TOK-big")
+				time.Sleep(501 * time.Millisecond)
+				synctest.Wait()
+				if lib.closed.Load() != 1 {
+					t.Error("the transfer goes on")
+				}
+				if n, err := io.Copy(io.Discard, body); err == nil || n > 4<<10 {
+					t.Errorf("%d bytes more, %v", n, err)
+				}
+			})
+		})
+	}
+}
