@@ -17,10 +17,10 @@ import (
 // server: what goes out on the wire is what the client sent, never this form.
 type Address string
 
-// RFC 5321, 4.5.3.1: limits in octets. A path of 256 holds the angle brackets too.
+// RFC 5321, 4.5.3.1: limits in octets. A path of 256 holds the angle brackets too, so that the limit of 255 for a
+// domain cannot be reached.
 const (
 	maxLocal   = 64
-	maxDomain  = 255
 	maxAddress = 254
 )
 
@@ -156,9 +156,6 @@ func lowerASCII(s string) string {
 }
 
 func parseDomain(s string) (string, error) {
-	if len(s) > maxDomain {
-		return "", addressError("domain longer than 255 octets")
-	}
 	if strings.HasPrefix(s, "[") {
 		return parseLiteral(s)
 	}
@@ -175,9 +172,6 @@ func parseDomain(s string) (string, error) {
 // isDomain reads RFC 5321, 4.1.2: Domain = sub-domain *("." sub-domain), each letters, digits and inner hyphens, of
 // at most 63 octets (RFC 1035, 2.3.4).
 func isDomain(s string) bool {
-	if len(s) > maxDomain {
-		return false
-	}
 	for label := range strings.SplitSeq(s, ".") {
 		if label == "" || len(label) > 63 || label[0] == '-' || label[len(label)-1] == '-' {
 			return false

@@ -215,19 +215,21 @@ func Undo(rw ReadWriter, id SendingID) ([]FileID, error) {
 	if err != nil {
 		return nil, err
 	}
-	removed := map[GrantID]bool{}
+	leaving := map[GrantID]bool{}
 	var files []FileID
 	for _, g := range grants {
-		removed[g.ID] = true
+		leaving[g.ID] = true
 		for _, f := range g.Files {
 			files = append(files, f.File)
 		}
+	}
+	slices.Sort(files)
+	files = slices.DeleteFunc(slices.Compact(files), func(f FileID) bool { return referred(rw, f, leaving) })
+	for _, g := range grants {
 		removeGrant(rw, &g)
 	}
 	rw.Delete(idKey(sendingPrefix, id))
-	slices.Sort(files)
-	files = slices.Compact(files)
-	return slices.DeleteFunc(files, func(f FileID) bool { return referred(rw, f, removed) }), nil
+	return files, nil
 }
 
 func removeGrant(rw ReadWriter, g *Grant) {
@@ -239,10 +241,10 @@ func removeGrant(rw ReadWriter, g *Grant) {
 	rw.Delete(GrantKey(g.ID))
 }
 
-// referred says whether a grant that is not being removed names the file.
-func referred(r Reader, f FileID, removed map[GrantID]bool) bool {
+// referred says whether a grant other than those that are leaving names the file.
+func referred(r Reader, f FileID, leaving map[GrantID]bool) bool {
 	for rest := range scan(r, ownedPrefix(grantByFilePrefix, f)) {
-		if !removed[GrantID(rest)] {
+		if !leaving[GrantID(rest)] {
 			return true
 		}
 	}

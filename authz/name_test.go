@@ -19,6 +19,7 @@ func TestLinks_CleanName(t *testing.T) {
 		"Chinese":                   {"报告 2026.xlsx", "报告 2026.xlsx"},
 		"decomposed":                {"Bu\u0308cher.pdf", "B\u00fccher.pdf"},
 		"composes across a control": {"u\x01\u0308.pdf", "\u00fc.pdf"},
+		"compatibility forms stay":  {"ﬁle ①.pdf", "ﬁle ①.pdf"},
 		"slashes":                   {"../../etc/passwd", "....etcpasswd"},
 		"backslashes":               {`C:\a\b.txt`, "C:ab.txt"},
 		"controls":                  {"a\x00b\r\nc\x7fd\u0085e.txt", "abcde.txt"},

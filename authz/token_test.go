@@ -15,6 +15,7 @@ import (
 	"path/filepath"
 	"slices"
 	"strings"
+	"sync"
 	"testing"
 	"time"
 
@@ -292,6 +293,7 @@ func TestJ2_OneEncodingOnly(t *testing.T) {
 		"claims: expiry as float":          build("", "\xa3\x04\xfb\x42\x00\x00\x00\x00\x00\x00\x00\x07"+id+"\x09\x61r"),
 		"claims: expiry beyond 9999":       build("", "\xa3\x04\x1b\x00\x00\x01\x00\x00\x00\x00\x00\x07"+id+"\x09\x61r"),
 		"claims: expiry overflows":         build("", "\xa3\x04\x1b\xff\xff\xff\xff\xff\xff\xff\xff\x07"+id+"\x09\x61r"),
+		"claims: expiry wraps to never":    build("", "\xa3\x04\x1b\xff\xff\xff\xf1\x88\x6e\x09\x00\x07"+id+"\x09\x61r"),
 		"claims: expiry tagged":            build("", "\xa3\x04\xc1\x1a\x7f\x00\x00\x00\x07"+id+"\x09\x61r"),
 		"claims: key in two octets":        build("", "\xa2\x18\x07"+id+"\x09\x61r"),
 		"claims: endless":                  build("", "\xbf\x07"+id+"\x09\x61r\xff"),
@@ -408,6 +410,32 @@ func TestKeyIDForms(t *testing.T) {
 			t.Errorf("%d: got %x, want %x", id, got, want)
 		}
 	}
+	for _, bad := range []string{"", "\x00", "\x00\x01", "\x01\x00\x00\x00\x00"} {
+		if id, err := decodeKeyID([]byte(bad)); err == nil {
+			t.Errorf("%x: got %d, want an error", bad, id)
+		}
+	}
+}
+
+func TestKeyringServesMany(t *testing.T) {
+	t.Parallel()
+	w := newWorld(t)
+	_, key := testKey(1, 7)
+	_, next := testKey(2, 8)
+	var wg sync.WaitGroup
+	for n := range 8 {
+		wg.Go(func() {
+			for range 50 {
+				if n == 0 {
+					w.keys.Set(key, next)
+				}
+				if _, err := Verify(w.token, w.keys, t0); err != nil {
+					t.Error(err)
+				}
+			}
+		})
+	}
+	wg.Wait()
 }
 
 func TestTokensAndSecretsDoNotPrint(t *testing.T) {
