@@ -16,9 +16,8 @@ import (
 // What clients did to one register: a read, or a compare-and-append. An append that
 // may or may not have happened is left open to the end of the history.
 type registerInput struct {
-	key  string
-	add  string // "": a read
-	seen string // for an append: what fn saw when it ran last
+	key string
+	add string // "": a read
 }
 
 var registerModel = porcupine.Model{
