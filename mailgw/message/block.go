@@ -18,7 +18,7 @@ func (b *Block) check(n int) error {
 		return fmt.Errorf("%w: %d files for %d taken parts", ErrBadBlock, len(b.Files), n)
 	}
 	if u := b.link(); u == "" || strings.ContainsFunc(u, func(r rune) bool {
-		return r <= ' ' || r >= 0x7f || strings.ContainsRune("\"'<>\\^`{|}", r)
+		return r <= ' ' || r >= 0x7f || strings.ContainsRune("\"<>\\", r)
 	}) {
 		return fmt.Errorf("%w: %q is no link", ErrBadBlock, u)
 	}

@@ -2,9 +2,7 @@ package message
 
 import (
 	"bytes"
-	"encoding/base64"
 	"fmt"
-	"slices"
 	"strings"
 )
 
@@ -46,75 +44,6 @@ func (identity) decode(dst, src []byte) ([]byte, error) {
 }
 
 func (identity) finish(dst []byte) ([]byte, error) { return dst, nil }
-
-// base64Decoder allows white space anywhere and wants the padding complete and at the end.
-type base64Decoder struct {
-	quantum [4]byte
-	n       int  // octets in quantum
-	ended   bool // padding was seen
-}
-
-func (d *base64Decoder) decode(dst, src []byte) ([]byte, error) {
-	for len(src) > 0 {
-		if d.n == 0 && !d.ended {
-			dst, src = d.bulk(dst, src)
-			if len(src) == 0 {
-				break
-			}
-		}
-		c := src[0]
-		src = src[1:]
-		if c == '\n' || c == '\r' || c == ' ' || c == '\t' {
-			continue
-		}
-		if d.ended {
-			return dst, errUnclean
-		}
-		d.quantum[d.n] = c
-		if d.n++; d.n < 4 {
-			continue
-		}
-		d.n = 0
-		var out [3]byte
-		n, err := base64.StdEncoding.Decode(out[:], d.quantum[:])
-		if err != nil {
-			return dst, errUnclean
-		}
-		d.ended = d.quantum[3] == '='
-		dst = append(dst, out[:n]...)
-	}
-	return dst, nil
-}
-
-// bulk decodes whole lines as long as there is nothing special about them, and returns what is left. It looks at 4 KiB
-// at a time, so that what one call cannot use costs little.
-func (d *base64Decoder) bulk(dst, src []byte) (decoded, rest []byte) {
-	dst = slices.Grow(dst, len(src)+3)
-	for len(src) > 0 {
-		line := src[:min(len(src), 4<<10)]
-		next := src[len(line):]
-		if i := bytes.IndexByte(line, '\n'); i >= 0 {
-			line, next = bytes.TrimSuffix(line[:i], []byte("\r")), src[i+1:]
-		}
-		whole := len(line) &^ 3
-		at := len(dst)
-		n, _ := base64.StdEncoding.Decode(dst[at:cap(dst)], line[:whole])
-		quanta := n / 3 // padding and errors are looked at octet by octet
-		dst = dst[:at+quanta*3]
-		if quanta*4 < len(line) {
-			return dst, src[quanta*4:]
-		}
-		src = next
-	}
-	return dst, nil
-}
-
-func (d *base64Decoder) finish(dst []byte) ([]byte, error) {
-	if d.n != 0 {
-		return dst, errUnclean
-	}
-	return dst, nil
-}
 
 // qpDecoder wants what RFC 2045, 6.7 allows: printable ASCII, no blanks at the end of a line. Lines may be longer than 76.
 type qpDecoder struct {

@@ -23,7 +23,8 @@ type node struct {
 	next int64 // where the next delimiter line starts
 
 	entity
-	group *group // of a multipart/mixed, or of a leaf that is the whole message
+	bodyless bool   // the message ends with its header
+	group    *group // of a multipart/mixed, or of a leaf that is the whole message
 
 	takeable bool // as far as is known
 	taken    bool
@@ -178,7 +179,7 @@ func (p *parser) chunk() ([]byte, *delimiter, error) {
 	}
 	for {
 		view := s.buf[s.lo:s.hi]
-		i := bytes.Index(view, []byte("\r\n--"))
+		i := dashes(view)
 		if i == 0 {
 			if d := p.match(s.line(2, maxDelimiter), 2); d != nil {
 				return nil, d, nil
@@ -202,6 +203,21 @@ func (p *parser) chunk() ([]byte, *delimiter, error) {
 			return view[:i], nil, nil
 		}
 	}
+}
+
+// dashes returns where CRLF "--" stands in view, or -1. It looks for the dashes, which are rare where there is much to
+// look through.
+func dashes(view []byte) int {
+	for from := 2; from < len(view); from++ {
+		i := bytes.Index(view[from:], []byte("--"))
+		if i < 0 {
+			break
+		}
+		if from += i; view[from-1] == '\n' && view[from-2] == '\r' {
+			return from - 2
+		}
+	}
+	return -1
 }
 
 // openEnd returns how many octets at the end of view could be the start of CRLF "--".

@@ -20,7 +20,6 @@ type entity struct {
 	contentID   string
 	location    string
 	digest      bool // has a Content-MD5, so that its text cannot be changed
-	bodyless    bool // the message ends with the header
 	misread     bool // the header is not surely understood
 	mimeVersion bool
 }

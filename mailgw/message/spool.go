@@ -24,6 +24,9 @@ type spool struct {
 func (s *spool) Write(p []byte) (int, error) {
 	done := len(p)
 	for len(p) > 0 {
+		if s.file != nil && len(p) >= spoolBlock/2 {
+			return done, s.direct(p)
+		}
 		last := len(s.blocks) - 1
 		if last < 0 || len(s.blocks[last]) == cap(s.blocks[last]) {
 			if err := s.grow(); err != nil {
@@ -63,6 +66,9 @@ func (s *spool) grow() error {
 // flush writes what is in memory to the file and keeps one empty block.
 func (s *spool) flush() error {
 	for _, b := range s.blocks {
+		if len(b) == 0 {
+			continue
+		}
 		n, err := s.file.Write(b)
 		s.inFile += int64(n)
 		if err != nil {
@@ -75,6 +81,20 @@ func (s *spool) flush() error {
 	}
 	s.blocks = append(s.blocks[:0], keep[:0])
 	clear(s.blocks[1:cap(s.blocks)])
+	return nil
+}
+
+// direct writes p to the file without keeping it first.
+func (s *spool) direct(p []byte) error {
+	if err := s.flush(); err != nil {
+		return err
+	}
+	n, err := s.file.Write(p)
+	s.inFile += int64(n)
+	s.size += int64(n)
+	if err != nil {
+		return fmt.Errorf("write mail spool: %w", err)
+	}
 	return nil
 }
 
