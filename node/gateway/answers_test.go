@@ -289,6 +289,7 @@ func TestLog(t *testing.T) {
 	tests := []struct{ token, want string }{
 		{"good", `level=INFO msg=download status=200 client=192.0.2.1 bytes=65536 `},
 		{"cut", `level=WARN msg="download broken off" status=200 client=192.0.2.1 bytes=4096 `},
+		{"short", `level=INFO msg="download broken off" status=200 client=192.0.2.1 bytes=65536 `},
 		{"no", `level=DEBUG msg=refused status=403 client=192.0.2.1 error="access denied"`},
 		{"unavailable", `level=WARN msg=refused status=503 client=192.0.2.1 error="no holder of the file can be reached now"`},
 		{"broken", `level=ERROR msg=refused status=500 client=192.0.2.1 error="io: read/write on closed pipe"`},
@@ -299,13 +300,15 @@ func TestLog(t *testing.T) {
 			lib := newMemory()
 			lib.grants["TOK-cut"] = endless(1<<20, aheadSize, ErrUnavailable)
 			lib.grants["TOK-cut"].files[0].name = "report.pdf"
+			lib.grants["TOK-short"] = short("report.pdf")
+			broken := tt.token == "cut" || tt.token == "short"
 			var log bytes.Buffer
 			g := newGateway(t, lib, func(c *Config) {
 				c.Logger = slog.New(slog.NewTextHandler(&log, &slog.HandlerOptions{Level: slog.LevelDebug}))
 			})
 			func() {
 				defer func() {
-					if p := recover(); (p == http.ErrAbortHandler) != (tt.token == "cut") {
+					if p := recover(); (p == http.ErrAbortHandler) != broken {
 						t.Errorf("panic: %v", p)
 					}
 				}()

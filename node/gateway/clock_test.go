@@ -32,11 +32,9 @@ func (l *pipeListener) Close() error { close(l.closed); return nil }
 
 func (*pipeListener) Addr() net.Addr { return &net.TCPAddr{IP: net.IPv4(127, 0, 0, 1)} }
 
-// download starts a transfer that does not end by itself, in simulated time,
-// and returns its body behind the header.
-func download(t *testing.T, lib *memory, connContext func(context.Context, net.Conn) context.Context) io.Reader {
+// connect starts a server and returns a connection to it, in simulated time.
+func connect(t *testing.T, lib Library, connContext func(context.Context, net.Conn) context.Context) net.Conn {
 	t.Helper()
-	lib.grants["TOK-big"] = endless(huge, 0, nil)
 	l := &pipeListener{conns: make(chan net.Conn), closed: make(chan struct{})}
 	s := &http.Server{Handler: newGateway(t, lib), ConnContext: connContext}
 	served := make(chan error, 1)
@@ -50,6 +48,14 @@ func download(t *testing.T, lib *memory, connContext func(context.Context, net.C
 		}
 	})
 	l.conns <- server
+	return client
+}
+
+// download starts a transfer that does not end by itself and returns its body behind the header.
+func download(t *testing.T, lib *memory, connContext func(context.Context, net.Conn) context.Context) io.Reader {
+	t.Helper()
+	lib.grants["TOK-big"] = endless(huge, 0, nil)
+	client := connect(t, lib, connContext)
 	if _, err := io.WriteString(client, "GET /a/bafysent/TOK-big/big.bin HTTP/1.1\r\nHost: files.example.org\r\n\r\n"); err != nil {
 		t.Fatal(err)
 	}
@@ -109,4 +115,26 @@ func TestG5_WithinASecond(t *testing.T) {
 			})
 		})
 	}
+}
+
+// No deadline of one answer is left for the next on its connection.
+func TestConnectionIsLeftAsItCame(t *testing.T) {
+	t.Parallel()
+	synctest.Test(t, func(t *testing.T) {
+		c := connect(t, newMemory(), ConnContext)
+		r := bufio.NewReader(c)
+		for range 3 {
+			if _, err := io.WriteString(c, "GET "+good+" HTTP/1.1\r\nHost: files.example.org\r\n\r\n"); err != nil {
+				t.Fatal(err)
+			}
+			resp, err := http.ReadResponse(r, nil)
+			if err != nil {
+				t.Fatal(err)
+			}
+			if n, err := io.Copy(io.Discard, resp.Body); err != nil || n != int64(len(report)) {
+				t.Fatal(n, err)
+			}
+			time.Sleep(time.Hour)
+		}
+	})
 }

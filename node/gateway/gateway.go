@@ -93,17 +93,12 @@ func New(c Config) (*Gateway, error) {
 
 // ServeHTTP answers one request. It changes nothing, whoever asks and however (G3).
 func (g *Gateway) ServeHTTP(w http.ResponseWriter, r *http.Request) {
-	rc := http.NewResponseController(w)
-	g.keepMoving(rc)
+	g.keepMoving(http.NewResponseController(w))
 	g.route(w, r)
-	// What is left in the buffer goes out under our deadline; then the connection is as it came.
-	if rc.Flush() == nil {
-		_ = rc.SetWriteDeadline(time.Time{})
-	}
 }
 
-// keepMoving gives the writes that follow Stall to end. Writers that know no
-// deadline, as in tests, have none.
+// keepMoving gives the writes that follow Stall to end. net/http takes the
+// deadline off after the answer. Writers that know none, as in tests, have none.
 func (g *Gateway) keepMoving(rc *http.ResponseController) {
 	_ = rc.SetWriteDeadline(time.Now().Add(g.c.Stall))
 }

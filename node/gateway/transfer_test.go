@@ -144,18 +144,6 @@ func rawGet(t *testing.T, s *httptest.Server, path, headers string) net.Conn {
 	return c
 }
 
-func TestSlowReaderIsLetGo(t *testing.T) {
-	t.Parallel()
-	lib := newMemory()
-	lib.grants["TOK-big"] = endless(huge, 0, nil)
-	s := serve(t, lib, func(c *Config) { c.Stall = 100 * time.Millisecond })
-	c := rawGet(t, s, "/a/bafysent/TOK-big/big.bin", "")
-	if _, err := io.ReadFull(c, make([]byte, 100)); err != nil {
-		t.Fatal(err)
-	}
-	waitFor(t, "content closed", func() bool { return lib.closed.Load() == 1 })
-}
-
 func TestClientThatLeavesIsLetGo(t *testing.T) {
 	t.Parallel()
 	lib := newMemory()
@@ -169,32 +157,6 @@ func TestClientThatLeavesIsLetGo(t *testing.T) {
 		}
 		c.Close()
 		waitFor(t, "content closed", func() bool { return lib.closed.Load() == closed+1 })
-	}
-}
-
-// A deadline of ours does not outlive its answer on a connection kept alive.
-func TestConnectionIsLeftAsItCame(t *testing.T) {
-	t.Parallel()
-	lib := newMemory()
-	g := newGateway(t, lib, func(c *Config) { c.Stall = 50 * time.Millisecond })
-	waited := make(chan struct{})
-	s := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
-		if r.URL.Path == "/other" {
-			<-waited
-			_, _ = io.WriteString(w, "another handler's answer")
-			return
-		}
-		r.Host = "files.example.org"
-		g.ServeHTTP(w, r)
-	}))
-	defer s.Close()
-	_, err := io.Copy(io.Discard, get(t, s.Client(), s.URL+good).Body)
-	if err != nil {
-		t.Fatal(err)
-	}
-	time.AfterFunc(100*time.Millisecond, func() { close(waited) })
-	if b, err := io.ReadAll(get(t, s.Client(), s.URL+"/other").Body); err != nil || len(b) == 0 {
-		t.Errorf("got %q, %v", b, err)
 	}
 }
 
@@ -252,16 +214,21 @@ func TestContentFails(t *testing.T) {
 	}
 }
 
-// A file shorter than its record must not pass for whole.
-func TestContentShorterThanPromised(t *testing.T) {
-	t.Parallel()
-	lib := newMemory()
-	g := one("short.bin", nil)
+// short is a grant of a file that ends before its size.
+func short(name string) *memoryGrant {
+	g := one(name, nil)
 	g.files[0].versions[0].size = 1 << 20
 	g.files[0].versions[0].open = func(context.Context) (io.ReadSeekCloser, error) {
 		return nopCloser{bytes.NewReader(report)}, nil
 	}
-	lib.grants["TOK-short"] = g
+	return g
+}
+
+// A file shorter than its record must not pass for whole.
+func TestContentShorterThanPromised(t *testing.T) {
+	t.Parallel()
+	lib := newMemory()
+	lib.grants["TOK-short"] = short("short.bin")
 	s := serve(t, lib)
 	resp := get(t, s.Client(), s.URL+"/a/bafysent/TOK-short/short.bin")
 	if b, err := io.ReadAll(resp.Body); err == nil {
@@ -375,5 +342,42 @@ func TestG5_StillFailsClosed(t *testing.T) {
 				t.Error("the download went on to its end")
 			}
 		})
+	}
+}
+
+// A body reads from where it was sought to, whatever was read ahead.
+func TestBody(t *testing.T) {
+	t.Parallel()
+	b := &body{ctx: t.Context(), size: int64(len(report)), open: func(context.Context) (io.ReadSeekCloser, error) {
+		return nopCloser{bytes.NewReader(report)}, nil
+	}}
+	for _, at := range []int64{0, 5000, 17, 17, int64(len(report)) - 3, 0} {
+		if _, err := b.Seek(at, io.SeekStart); err != nil {
+			t.Fatal(err)
+		}
+		if at == 5000 || at == 17 {
+			if err := b.prepare(); err != nil {
+				t.Fatal(err)
+			}
+		}
+		got, err := io.ReadAll(io.LimitReader(b, 9999))
+		if want := report[at:min(at+9999, int64(len(report)))]; err != nil || !bytes.Equal(got, want) {
+			t.Errorf("from %d: %d bytes, want %d, %v", at, len(got), len(want), err)
+		}
+		if _, err := b.Seek(at, io.SeekStart); err != nil {
+			t.Fatal(err)
+		}
+		if err := b.prepare(); err != nil {
+			t.Fatal(err)
+		}
+	}
+	if _, err := b.Seek(-1, io.SeekStart); err == nil {
+		t.Error("sought before the start")
+	}
+	if err := b.close(); err != nil {
+		t.Error(err)
+	}
+	if _, err := b.Read(make([]byte, 1)); err == nil {
+		t.Error("read after close")
 	}
 }
