@@ -8,6 +8,7 @@ var bufferPools = [...]struct {
 	size int
 	pool *sync.Pool
 }{
+	{4 << 10, new(sync.Pool)},
 	{32 << 10, new(sync.Pool)},
 	{256 << 10, new(sync.Pool)},
 	{1 << 20, new(sync.Pool)},

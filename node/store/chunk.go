@@ -1,70 +1,140 @@
 package store
 
 import (
-	"bytes"
-	"fmt"
+	"encoding/binary"
 	"io"
 
-	chunkers "github.com/PlakarKorp/go-cdc-chunkers"
-	_ "github.com/PlakarKorp/go-cdc-chunkers/chunkers/fastcdc" // registers the algorithm by name
+	"github.com/PlakarKorp/go-cdc-chunkers/chunkers/fastcdc"
+	"github.com/zeebo/blake3"
 )
 
-// The parameters of chunkerID 1. Other ones, or another algorithm, are another id.
+// The parameters of chunkerID 1, which cuts exactly where fastcdc-v1.0.0 of go-cdc-chunkers does. Other
+// parameters, or another algorithm, are another id.
 const (
-	chunkerID     = 1
-	chunkerName   = "fastcdc-v1.0.0"
-	chunkMin      = 256 << 10
-	chunkNormal   = 1 << 20
-	chunkMax      = 2<<20 - 4<<10 // with tag and framing still under 2 MiB
-	chunkOverhead = tagSize
+	chunkerID   = 1
+	chunkMin    = 256 << 10
+	chunkNormal = 1 << 20
+	chunkMax    = 2<<20 - 4<<10 // with tag and framing still under 2 MiB
 )
 
-// A cutter cuts a stream where its content says so (T1). The places depend on a key, so that
-// somebody who knows a public file cannot recognise it by the sizes of its blocks.
-type cutter struct {
-	head   []byte // the first chunk, where the whole stream is shorter than chunkMin
-	stream *chunkers.Chunker
-	ended  bool
+// Cuts are rarer before chunkNormal (22 bits must be zero) than after (18 bits), which draws sizes
+// together. The bits are spread over the hash, so that it sees a window of many bytes.
+var (
+	maskSmall = spacedMask(22)
+	maskLarge = spacedMask(18)
+)
+
+func spacedMask(ones int) (mask uint64) {
+	for i := range ones {
+		mask |= 1 << (63 - i*(64/ones))
+	}
+	return mask
 }
 
-// newCutter reads up to chunkMin bytes: a stream that ends there is one chunk and needs no chunker.
-// head is the memory for that, at least chunkMin long.
-func newCutter(r io.Reader, key [32]byte, head []byte) (*cutter, error) {
-	n, err := fill(r, head[:chunkMin])
-	switch {
-	case err == io.EOF && n == 0:
-		return &cutter{ended: true}, nil
-	case err == io.EOF:
-		return &cutter{head: head[:n]}, nil
-	case err != nil:
-		return nil, err
-	}
-	stream, err := chunkers.NewChunker(chunkerName, io.MultiReader(bytes.NewReader(head[:n]), r), &chunkers.ChunkerOpts{
-		MinSize: chunkMin, NormalSize: chunkNormal, MaxSize: chunkMax, Key: key[:],
-	})
+// gear gives each byte its part in the rolling hash. It depends on a key, so that somebody who knows
+// a public file cannot recognise it by the sizes of its blocks.
+type gear [256]uint64
+
+func newGear(key [32]byte) *gear {
+	h, err := blake3.NewKeyed(key[:])
 	if err != nil {
-		return nil, fmt.Errorf("start chunker: %w", err)
+		panic(err) // only a key of another length is refused
 	}
-	return &cutter{stream: stream}, nil
+	var table [8 * 256]byte
+	for i, v := range fastcdc.G {
+		binary.LittleEndian.PutUint64(table[8*i:], v)
+	}
+	h.Write(table[:])
+	h.Digest().Read(table[:]) // never fails
+	g := new(gear)
+	for i := range g {
+		g[i] = binary.LittleEndian.Uint64(table[8*i:])
+	}
+	return g
 }
 
-// next returns the next chunk, valid until the following call, and io.EOF after the last.
-func (c *cutter) next() ([]byte, error) {
-	if c.ended {
-		return nil, io.EOF
+// cut returns how many of data's bytes are the next chunk. data has chunkMax bytes, or is all there
+// is.
+func (g *gear) cut(data []byte) int {
+	if len(data) <= chunkMin {
+		return len(data)
 	}
-	if c.stream == nil {
-		c.ended = true
-		return c.head, nil
-	}
-	chunk, err := c.stream.Next()
-	if err == io.EOF {
-		c.ended = true
-		if len(chunk) > 0 {
-			return chunk, nil
+	data = data[:min(len(data), chunkMax)]
+	normal := min(len(data), chunkNormal)
+	var hash uint64
+	for i, b := range data[chunkMin:normal] {
+		hash = hash<<1 + g[b]
+		if hash&maskSmall == 0 {
+			return chunkMin + i
 		}
 	}
-	return chunk, err
+	for i, b := range data[normal:] {
+		hash = hash<<1 + g[b]
+		if hash&maskLarge == 0 {
+			return normal + i
+		}
+	}
+	return len(data)
+}
+
+// A cutter cuts a stream where its content says so (T1).
+type cutter struct {
+	r    io.Reader
+	gear *gear
+	buf  []byte // from getBuffer; the first n bytes are read and not cut yet
+	n    int
+	err  error // of r, io.EOF included
+}
+
+// newCutter reads up to chunkMin bytes. A stream that ends there is at most one chunk, and single
+// says so.
+func newCutter(r io.Reader, k *ScopeKey) (c *cutter, single bool, err error) {
+	c = &cutter{r: r, buf: getBuffer(chunkMin)}
+	c.n, c.err = fill(r, c.buf)
+	if c.err == io.EOF {
+		return c, true, nil
+	}
+	if c.err != nil {
+		c.close()
+		return nil, false, c.err
+	}
+	c.gear = newGear(k.subkey(forCutting))
+	head := c.buf
+	c.buf = getBuffer(chunkMax)
+	copy(c.buf, head)
+	putBuffer(head)
+	return c, false, nil
+}
+
+// next returns the next chunk, from getBuffer and the caller's, and io.EOF after the last.
+func (c *cutter) next() ([]byte, error) {
+	if c.err == nil {
+		var n int
+		n, c.err = fill(c.r, c.buf[c.n:])
+		c.n += n
+	}
+	if c.err != nil && c.err != io.EOF || c.n == 0 {
+		return nil, c.err
+	}
+	data := c.buf[:c.n]
+	chunk := data
+	if c.gear != nil {
+		chunk = data[:c.gear.cut(data)]
+	}
+	c.buf = nil
+	if rest := data[len(chunk):]; len(rest) > 0 || c.err == nil {
+		c.buf = getBuffer(chunkMax)
+		c.n = copy(c.buf, rest)
+	} else {
+		c.n = 0
+	}
+	return chunk, nil
+}
+
+// close gives the memory back.
+func (c *cutter) close() {
+	putBuffer(c.buf)
+	c.buf = nil
 }
 
 // fill reads until p is full or r ends, which is io.EOF. Unlike io.ReadFull it passes on a reader's

@@ -6,6 +6,7 @@ import (
 	"io"
 	"log/slog"
 	"math/rand/v2"
+	"path/filepath"
 	"testing"
 
 	"github.com/cockroachdb/pebble/v2"
@@ -43,6 +44,13 @@ func open(t testing.TB, c Config) *Store {
 }
 
 func openMem(t testing.TB) *Store { return open(t, testConfig(t, vfs.NewMem())) }
+
+// openTemp opens a store on a real disk; one in memory is slow for megabytes.
+func openTemp(t testing.TB) *Store {
+	c := testConfig(t, vfs.Default)
+	c.Dir = filepath.Join(t.TempDir(), "store")
+	return open(t, c)
+}
 
 // rawBlock makes a block that no manifest names.
 func rawBlock(data []byte) blocks.Block {

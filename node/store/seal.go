@@ -28,8 +28,8 @@ type Sealed struct {
 	Chunks int      // blocks besides the manifest, repeated ones counted each time
 }
 
-// sealAhead bounds the chunks between the reader and emit. With the chunker's window of two chunks
-// and plaintext and ciphertext of each chunk under way, Seal stays under about 24 MiB.
+// sealAhead bounds the chunks between the reader and emit. With one that is being cut, and plaintext
+// and ciphertext of those under way, Seal stays under 24 MiB.
 const sealAhead = 4
 
 // Seal reads r to its end, cuts it into chunks, encrypts them and hands each block to emit, the
@@ -39,13 +39,12 @@ const sealAhead = 4
 func Seal(ctx context.Context, r io.Reader, k ScopeKey, emit func(context.Context, blocks.Block) error) (Sealed, error) {
 	s := sealing{key: k, chunkKey: k.subkey(forChunk), emit: emit}
 	s.m.epoch, s.m.scope = k.Epoch, scopeTag(&k)
-	head := getBuffer(chunkMin)
-	defer putBuffer(head)
-	cut, err := newCutter(r, k.subkey(forCutting), head)
+	cut, single, err := newCutter(r, &k)
 	if err != nil {
 		return Sealed{}, fmt.Errorf("seal: read content: %w", err)
 	}
-	if cut.stream == nil {
+	defer cut.close()
+	if single {
 		err = s.inline(ctx, cut)
 	} else {
 		err = s.pipeline(ctx, cut)
@@ -77,7 +76,7 @@ type chunk struct {
 // encrypt fills in what follows from plain. The ciphertext is not from a pool: emit may keep it.
 func (s *sealing) encrypt(c *chunk) {
 	c.key = contentKey(s.chunkKey, nil, c.plain)
-	c.sealed = sealTo(make([]byte, 0, len(c.plain)+chunkOverhead), c.key, c.plain, nil)
+	c.sealed = sealTo(make([]byte, 0, len(c.plain)+tagSize), c.key, c.plain, nil)
 	c.cid = cidOf(cid.Raw, sha256.Sum256(c.sealed))
 }
 
@@ -92,6 +91,7 @@ func (s *sealing) inline(ctx context.Context, cut *cutter) error {
 	}
 	c := &chunk{plain: plain, size: int64(len(plain))}
 	s.encrypt(c)
+	putBuffer(plain)
 	return s.deliver(ctx, c)
 }
 
@@ -133,8 +133,11 @@ func (s *sealing) pipeline(ctx context.Context, cut *cutter) error {
 	return readErr
 }
 
+// chunkReader is what cutAll needs of a cutter.
+type chunkReader interface{ next() ([]byte, error) }
+
 // cutAll passes chunks on until the stream or ctx ends.
-func (s *sealing) cutAll(ctx context.Context, cut *cutter, order, work chan<- *chunk) error {
+func (s *sealing) cutAll(ctx context.Context, cut chunkReader, order, work chan<- *chunk) error {
 	for n := 0; ; n++ {
 		plain, err := cut.next()
 		if err == io.EOF {
@@ -146,8 +149,7 @@ func (s *sealing) cutAll(ctx context.Context, cut *cutter, order, work chan<- *c
 		if n == MaxChunks {
 			return fmt.Errorf("seal: %w (%d are the limit)", ErrTooManyChunks, MaxChunks)
 		}
-		c := &chunk{plain: getBuffer(len(plain)), size: int64(len(plain)), done: make(chan struct{})}
-		copy(c.plain, plain)
+		c := &chunk{plain: plain, size: int64(len(plain)), done: make(chan struct{})}
 		select {
 		case order <- c:
 			work <- c
