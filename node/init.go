@@ -100,6 +100,10 @@ func (c *Config) foundLedger(ctx context.Context, fs vfs.FS, id *identity, clust
 			secrets[kind] = s
 		}
 	}
+	bulk, ledger, err := c.planned()
+	if err != nil {
+		return err
+	}
 	now := c.now()
 	wrapped := map[string][]byte{}
 	for kind, secret := range secrets {
@@ -112,7 +116,7 @@ func (c *Config) foundLedger(ctx context.Context, fs vfs.FS, id *identity, clust
 		put(tx, keyOrg, orgRecord{Name: c.Organisation, PublicFiles: c.Public.Files, PublicApp: c.Public.App, Created: now})
 		put(tx, memberKey(id.id), memberRecord{
 			Name: c.name(), Site: c.Site, Class: uint8(dht.Member),
-			SealKey: id.seal.PublicKey().Bytes(), Joined: now,
+			SealKey: id.seal.PublicKey().Bytes(), Joined: now, Bulk: bulk, Ledger: ledger,
 		})
 		for kind, sealed := range wrapped {
 			put(tx, secretKey(kind, 1, id.id), wrappedRecord{Sealed: sealed, Created: now})

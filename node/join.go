@@ -38,12 +38,14 @@ type joinChallenge struct {
 
 // joinRequest presents the joiner's own key. Proof signs everything else.
 type joinRequest struct {
-	Version int    `cbor:"1,keyasint"`
-	Key     []byte `cbor:"2,keyasint"` // Ed25519 public key
-	Name    string `cbor:"3,keyasint"`
-	SealKey []byte `cbor:"4,keyasint"` // HPKE public key, X25519
-	Program string `cbor:"5,keyasint"`
-	Proof   []byte `cbor:"6,keyasint"`
+	Version int      `cbor:"1,keyasint"`
+	Key     []byte   `cbor:"2,keyasint"` // Ed25519 public key
+	Name    string   `cbor:"3,keyasint"`
+	SealKey []byte   `cbor:"4,keyasint"` // HPKE public key, X25519
+	Program string   `cbor:"5,keyasint"`
+	Proof   []byte   `cbor:"6,keyasint"`
+	Bulk    [][]byte `cbor:"7,keyasint"` // multiaddrs: the leader must reach it before it has a ledger
+	Ledger  [][]byte `cbor:"8,keyasint"`
 }
 
 // joinAnswer is what the joiner starts from, or why it may not.
@@ -92,7 +94,7 @@ func Join(ctx context.Context, c Config, ticket string) (Config, error) {
 	}
 	ctx, cancel := context.WithTimeout(ctx, joinTimeout)
 	defer cancel()
-	answer, err := askToJoin(ctx, t, id, c.name())
+	answer, err := c.askToJoin(ctx, t, id)
 	if err != nil {
 		return c, err
 	}
@@ -121,8 +123,12 @@ func (c *Config) saveJoined(fs vfs.FS, t dht.Ticket, id *identity, list []byte) 
 	return clusterFile{Version: 1, Cluster: t.ClusterID, Organisation: c.Organisation, OrgKey: t.OrgKey, Node: id.id.String()}.save(fs, c.Dir)
 }
 
-func askToJoin(ctx context.Context, t dht.Ticket, id *identity, name string) (joinAnswer, error) {
+func (c *Config) askToJoin(ctx context.Context, t dht.Ticket, id *identity) (joinAnswer, error) {
 	var a joinAnswer
+	bulk, ledger, err := c.planned()
+	if err != nil {
+		return a, err
+	}
 	s, host, err := dht.DialTicket(ctx, t)
 	if err != nil {
 		return a, hint(fmt.Errorf("reach the inviting node: %w", err),
@@ -141,7 +147,10 @@ func askToJoin(ctx context.Context, t dht.Ticket, id *identity, name string) (jo
 	if ch.Version != joinVersion {
 		return a, hint(fmt.Errorf("the inviting node speaks join version %d, this one %d", ch.Version, joinVersion), "use the same version of valise")
 	}
-	r := joinRequest{Version: joinVersion, Key: id.key.Public().(ed25519.PublicKey), Name: name, SealKey: id.seal.PublicKey().Bytes(), Program: Version}
+	r := joinRequest{
+		Version: joinVersion, Key: id.key.Public().(ed25519.PublicKey), Name: c.name(), SealKey: id.seal.PublicKey().Bytes(),
+		Program: Version, Bulk: bulk, Ledger: ledger,
+	}
 	r.Proof = ed25519.Sign(id.key, r.signed(t.ClusterID, t.PeerID(), ch.Nonce))
 	if err := writeFrame(s, r); err != nil {
 		return a, fmt.Errorf("join: %w", err)
@@ -193,8 +202,11 @@ func (n *Node) admit(ctx context.Context, ticket peer.ID, nonce []byte, r joinRe
 	if len(r.Key) != ed25519.PublicKeySize || !ed25519.Verify(r.Key, r.signed(n.cluster.Cluster, ticket, nonce), r.Proof) {
 		return joinAnswer{}, errors.New("the new node did not prove its key")
 	}
-	if len(r.Name) > 100 || len(r.Program) > 100 {
-		return joinAnswer{}, errors.New("name too long")
+	if len(r.Name) > 100 || len(r.Program) > 100 || len(r.Bulk) > 16 || len(r.Ledger) > 16 {
+		return joinAnswer{}, errors.New("the request is too long")
+	}
+	if _, err := multiaddrs(slices.Concat(r.Bulk, r.Ledger)); err != nil {
+		return joinAnswer{}, fmt.Errorf("addresses: %w", err)
 	}
 	pub, err := crypto.UnmarshalEd25519PublicKey(r.Key)
 	if err != nil {
@@ -227,6 +239,7 @@ func (n *Node) admit(ctx context.Context, ticket peer.ID, nonce []byte, r joinRe
 		}
 		put(tx, memberKey(id), memberRecord{
 			Name: r.Name, Site: site, Class: uint8(dht.Member), SealKey: r.SealKey, Joined: now, Program: r.Program,
+			Bulk: r.Bulk, Ledger: r.Ledger,
 		})
 		for key, w := range wrapped {
 			put(tx, []byte(key), w)

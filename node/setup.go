@@ -11,6 +11,7 @@ import (
 
 	"github.com/cockroachdb/pebble/v2/vfs"
 	"github.com/multiformats/go-multiaddr"
+	manet "github.com/multiformats/go-multiaddr/net"
 )
 
 // What stands behind the seams where nothing was put in.
@@ -93,6 +94,28 @@ func listenMultiaddr(addr string) (multiaddr.Multiaddr, error) {
 		proto = "ip6"
 	}
 	return multiaddr.NewMultiaddr("/" + proto + "/" + ip.String() + "/tcp/" + port)
+}
+
+// planned returns what other nodes should dial once this node runs: they must
+// know it before it has a ledger to say so in.
+func (c *Config) planned() (bulk, ledger [][]byte, err error) {
+	for _, lane := range []struct {
+		addr string
+		out  *[][]byte
+	}{{c.Listen.Libp2p, &bulk}, {c.Listen.Ledger, &ledger}} {
+		a, err := listenMultiaddr(lane.addr)
+		if err != nil {
+			return nil, nil, err
+		}
+		if len(c.Advertise) == 0 && manet.IsIPUnspecified(a) {
+			return nil, nil, hint(fmt.Errorf("listen address %s says nothing about how others reach this node", lane.addr),
+				`name its host or address: --advertise node1.example.org, or advertise = ["node1.example.org"] in the config`)
+		}
+		if *lane.out, err = c.advertised([]multiaddr.Multiaddr{a}); err != nil {
+			return nil, nil, err
+		}
+	}
+	return bulk, ledger, nil
 }
 
 // advertised returns what other nodes should dial, given the addresses a lane

@@ -50,6 +50,9 @@ type Village struct {
 	acks []Acknowledged
 }
 
+// buildTimeout bounds the building of a village, on a loaded machine.
+const buildTimeout = 2 * time.Minute
+
 // A House is one node of the village, running or not.
 type House struct {
 	Name string
@@ -84,6 +87,8 @@ func (v *Village) labelled(fn func()) {
 }
 
 func (v *Village) build(ctx context.Context) (err error) {
+	ctx, cancel := context.WithTimeoutCause(ctx, buildTimeout, errors.New("the village did not come together in time"))
+	defer cancel()
 	if v.Mail, err = NewCatcher(); err != nil {
 		return err
 	}

@@ -74,10 +74,10 @@ func (s *mapSource) windows() (sizes []int) {
 
 func TestFile_IsAReader(t *testing.T) {
 	t.Parallel()
-	for _, n := range []int{0, 1, 100_000, 3 << 20} {
+	for _, n := range []int{0, 1, 999, 1000, 1001, 20_000} {
 		data := random(n, 1)
-		sealed, blks := sealAll(t, scopeKey("a"), data)
-		s := openTemp(t)
+		sealed, blks := sealSmall(t, data, 1000)
+		s := openMem(t)
 		if err := add(t.Context(), s, Kept, blks...); err != nil {
 			t.Fatal(err)
 		}
@@ -105,8 +105,8 @@ func TestFile_IsAReader(t *testing.T) {
 
 func TestT3_SmallRangeTouchesOneChunk(t *testing.T) {
 	t.Parallel()
-	data := random(20<<20, 1)
-	sealed, blks := sealAll(t, scopeKey("a"), data)
+	data := random(40_000, 1)
+	sealed, blks := sealSmall(t, data, 2000)
 	for name, read := range map[string]func(f *File, p []byte, off int64) error{
 		"Read": func(f *File, p []byte, off int64) error {
 			if _, err := f.Seek(off, io.SeekStart); err != nil {
@@ -135,10 +135,7 @@ func TestT3_SmallRangeTouchesOneChunk(t *testing.T) {
 
 func TestFile_WindowsGrow(t *testing.T) {
 	t.Parallel()
-	sealed, blks := sealAll(t, scopeKey("a"), bytes.Repeat(random(chunkMin, 1), 400))
-	if sealed.Chunks < 100 {
-		t.Fatalf("%d chunks are too few for this test", sealed.Chunks)
-	}
+	sealed, blks := sealSmall(t, random(200_000, 1), 1000)
 	src := newMapSource(blks)
 	if n, err := io.Copy(io.Discard, openFile(t, src, sealed)); n != sealed.Size || err != nil {
 		t.Fatal(n, err)
@@ -155,7 +152,7 @@ func TestFile_WindowsGrow(t *testing.T) {
 func TestFile_ReadsAheadWithinBounds(t *testing.T) {
 	t.Parallel()
 	synctest.Test(t, func(t *testing.T) {
-		sealed, blks := sealAll(t, scopeKey("a"), random(40<<20, 1))
+		sealed, blks := sealSmall(t, random(40_000, 1), 1000)
 		src := newMapSource(blks)
 		f, err := OpenFile(t.Context(), sealed.Root, sealed.Key, src)
 		if err != nil {
@@ -184,7 +181,7 @@ func TestFile_ReadsAheadWithinBounds(t *testing.T) {
 func TestFile_CloseStopsWhatIsUnderWay(t *testing.T) {
 	t.Parallel()
 	synctest.Test(t, func(t *testing.T) {
-		sealed, blks := sealAll(t, scopeKey("a"), random(5<<20, 1))
+		sealed, blks := sealSmall(t, random(5000, 1), 1000)
 		src := newMapSource(blks)
 		src.stuck = true
 		f, err := OpenFile(t.Context(), sealed.Root, sealed.Key, src)
@@ -212,14 +209,18 @@ func TestFile_CloseStopsWhatIsUnderWay(t *testing.T) {
 
 func TestFile_ConcurrentReadAt(t *testing.T) {
 	t.Parallel()
-	data := random(12<<20, 1)
-	s := openTemp(t)
-	f := openFile(t, s, put(t, s, scopeKey("a"), data))
+	data := random(300_000, 1)
+	sealed, blks := sealSmall(t, data, 10_000)
+	s := openMem(t)
+	if err := add(t.Context(), s, Kept, blks...); err != nil {
+		t.Fatal(err)
+	}
+	f := openFile(t, s, sealed)
 	var wg sync.WaitGroup
 	for g := range 8 {
 		wg.Go(func() {
-			p := make([]byte, 1500<<10)
-			for i := range 10 {
+			p := make([]byte, 35_000)
+			for i := range 30 {
 				off := (g*7919 + i*104729*13) % (len(data) - len(p))
 				if _, err := f.ReadAt(p, int64(off)); err != nil || !bytes.Equal(p, data[off:off+len(p)]) {
 					t.Errorf("at %d: %v", off, err)
@@ -247,10 +248,10 @@ func (r repairing) Refetch(_ context.Context, c cid.Cid) (blocks.Block, error) {
 
 func TestT7_CorruptBlockIsNamedOrFetchedElsewhere(t *testing.T) {
 	t.Parallel()
-	data := random(6<<20, 1)
-	sealed, blks := sealAll(t, scopeKey("a"), data)
+	data := random(6000, 1)
+	sealed, blks := sealSmall(t, data, 1000)
 	for victim, blk := range blks {
-		s := openTemp(t)
+		s := openMem(t)
 		if err := add(t.Context(), s, Kept, blks...); err != nil {
 			t.Fatal(err)
 		}
@@ -317,8 +318,8 @@ func flipOnDisk(t *testing.T, s *Store, c cid.Cid) {
 
 func TestFile_SourceFails(t *testing.T) {
 	t.Parallel()
-	data := random(6<<20, 1)
-	sealed, blks := sealAll(t, scopeKey("a"), data)
+	data := random(6000, 1)
+	sealed, blks := sealSmall(t, data, 1000)
 	missing := newMapSource(blks)
 	delete(missing.blocks, blks[2].Cid())
 	got, err := readFile(t, sealed, missing)

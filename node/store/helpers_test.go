@@ -7,6 +7,7 @@ import (
 	"log/slog"
 	"math/rand/v2"
 	"path/filepath"
+	"slices"
 	"testing"
 
 	"github.com/cockroachdb/pebble/v2"
@@ -132,4 +133,28 @@ func condemn(t testing.TB, s *Store, d digest) {
 	if err := s.index.write(func(b *pebble.Batch) error { return putPlace(b, Kept, d, p) }); err != nil {
 		t.Fatal(err)
 	}
+}
+
+// sealSmall is sealAll with chunks of size bytes, which no chunker would cut: a File must read any
+// manifest, and small chunks make for fast tests.
+func sealSmall(t testing.TB, data []byte, size int) (Sealed, []blocks.Block) {
+	t.Helper()
+	var out []blocks.Block
+	k := scopeKey("a")
+	s := sealing{key: k, chunkKey: k.subkey(forChunk), emit: func(_ context.Context, b blocks.Block) error {
+		out = append(out, b)
+		return nil
+	}}
+	for part := range slices.Chunk(data, size) {
+		c := &chunk{plain: part, size: int64(len(part))}
+		s.encrypt(c)
+		if err := s.deliver(context.Background(), c); err != nil {
+			t.Fatal(err)
+		}
+	}
+	sealed, err := s.finish(context.Background())
+	if err != nil {
+		t.Fatal(err)
+	}
+	return sealed, out
 }

@@ -243,7 +243,7 @@ func TestT3_LargestManifestIsABlock(t *testing.T) {
 
 func TestSeal_MemoryIsBounded(t *testing.T) {
 	// Not parallel: it looks at the heap.
-	r := io.LimitReader(new(endless), 256<<20)
+	r := io.LimitReader(new(endless), 64<<20)
 	var most uint64
 	runtime.GC()
 	var before, now runtime.MemStats
