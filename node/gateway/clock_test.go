@@ -138,3 +138,19 @@ func TestConnectionIsLeftAsItCame(t *testing.T) {
 		}
 	})
 }
+
+// Whoever asks for a page and does not take it is not waited for either.
+func TestPageIsNotWaitedFor(t *testing.T) {
+	t.Parallel()
+	synctest.Test(t, func(t *testing.T) {
+		c := connect(t, newMemory(), ConnContext)
+		if _, err := io.WriteString(c, "GET "+good+" HTTP/1.1\r\nHost: files.example.org\r\nAccept: text/html\r\n\r\n"); err != nil {
+			t.Fatal(err)
+		}
+		time.Sleep(61 * time.Second)
+		synctest.Wait()
+		if b, err := io.ReadAll(c); len(b) > 0 {
+			t.Errorf("%d bytes waited for a minute, %v", len(b), err)
+		}
+	})
+}
