@@ -2,7 +2,7 @@ package message
 
 import "fmt"
 
-// words are the texts of a block in one language. To add a language, add an entry to catalogue.
+// A wording is the texts of a block in one language. To add a language, add an entry to catalogue.
 type wording struct {
 	one   string // above a single file
 	many  string // above several; %d is their number

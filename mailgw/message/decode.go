@@ -37,8 +37,8 @@ func newDecoder(encoding string) (decoder, bool) {
 type identity struct{}
 
 func (identity) decode(dst, src []byte) ([]byte, error) {
-	if bytes.IndexByte(src, 0) >= 0 { // allowed nowhere in mail: some server on the way will change it
-		return dst, errUnclean
+	if i := bytes.IndexByte(src, 0); i >= 0 { // allowed nowhere in mail: some server on the way will change it
+		return append(dst, src[:i]...), errUnclean
 	}
 	return append(dst, src...), nil
 }

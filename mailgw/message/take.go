@@ -28,7 +28,7 @@ func (p *parser) content(n *node) (*delimiter, error) {
 		if err := c.weigh(p.o.Threshold - g.sum); err != nil {
 			return nil, err
 		}
-		if c.broken != nil || c.size <= p.o.Threshold-g.sum {
+		if c.size <= p.o.Threshold-g.sum {
 			if c.done {
 				g.sum += c.size
 				g.waiting = append(g.waiting, n)
@@ -42,6 +42,9 @@ func (p *parser) content(n *node) (*delimiter, error) {
 			}
 		}
 		g.waiting = nil
+		if c.broken != nil {
+			return c.rest()
+		}
 		again := p.stored(n, c.end())
 		again.live, again.ended, again.d = true, c.ended, c.d
 		c = again
@@ -192,7 +195,8 @@ func (c *content) raw() ([]byte, error) {
 	return nil, io.EOF
 }
 
-// weigh decodes until the content is larger than limit, or has ended, or is broken.
+// weigh decodes until the content is larger than limit, or has ended, or is broken. What comes before the break counts: so
+// the way the octets arrive decides nothing.
 func (c *content) weigh(limit int64) error {
 	for c.size <= limit && !c.done {
 		if err := c.decode(); errors.Is(err, ErrLeft) {
