@@ -17,6 +17,7 @@ import (
 // A DB is this node's copy of the ledger. Its methods may be called concurrently.
 type DB struct {
 	c     Config
+	self  string // c.ID as raft writes it
 	start time.Time
 
 	folder    *folder
@@ -37,6 +38,7 @@ type DB struct {
 	reads     reader
 	applied   indexWait
 	watchers  watchers
+	led       atomic.Pointer[ledBy]
 	reruns    atomic.Uint64 // Updates run again after a conflict
 
 	ctx    context.Context // ends when the ledger closes or fails
@@ -46,9 +48,10 @@ type DB struct {
 
 	mu      sync.Mutex // guards the fields below
 	closed  bool
-	done    chan struct{} // closed at the end of Close
-	servers []Server      // as SetServers said
-	wanted  chan struct{} // buffered: servers changed
+	done    chan struct{}     // closed at the end of Close
+	servers []Server          // as SetServers said
+	sites   map[string]string // the same, by raft's id
+	wanted  chan struct{}     // buffered: servers changed
 
 	ageMu       sync.Mutex // guards the fields below
 	confirmed   time.Time
@@ -86,7 +89,7 @@ func Open(ctx context.Context, c Config) (*DB, error) {
 		return nil, err
 	}
 	c = c.withDefaults()
-	db := &DB{c: c, start: time.Now(), done: make(chan struct{}), wanted: make(chan struct{}, 1)}
+	db := &DB{c: c, self: c.ID.String(), start: time.Now(), done: make(chan struct{}), wanted: make(chan struct{}, 1)}
 	db.ctx, db.cancel = context.WithCancel(context.Background())
 	db.fatal = newFatal(c.Logger.With("node", c.ID))
 	if err := db.openFiles(); err != nil {
@@ -192,7 +195,6 @@ func (db *DB) closeFiles() error {
 }
 
 func (db *DB) openRaft() error {
-	id := db.c.ID.String()
 	db.layer = newStreamLayer(db.c.ID, db.c.Lane, db.isServer)
 	logger := raftLogger{log: db.c.Logger.With("node", db.c.ID)}
 	heard := newContacts()
@@ -200,7 +202,7 @@ func (db *DB) openRaft() error {
 		Stream: db.layer, MaxPool: 4, Timeout: 10 * time.Second, Logger: logger,
 	})}
 	rc := raft.DefaultConfig()
-	rc.LocalID = raft.ServerID(id)
+	rc.LocalID = raft.ServerID(db.self)
 	rc.Logger = logger
 	rc.HeartbeatTimeout, rc.ElectionTimeout, rc.LeaderLeaseTimeout = db.c.Heartbeat, db.c.Heartbeat, db.c.Heartbeat/2
 	rc.MaxAppendEntries = 128
@@ -218,7 +220,7 @@ func (db *DB) openRaft() error {
 	}
 	db.raft = r
 	db.leader = &leader{
-		raft: r, self: id, heard: heard, log: db.log, machine: db.machine, down: db.fatal.down,
+		raft: r, self: db.self, heard: heard, log: db.log, machine: db.machine, down: db.fatal.down,
 		siteOf: db.siteOf, siteLive: db.c.SiteLive, nudge: make(chan struct{}, 1),
 	}
 	db.caller = newCaller(db.c.Lane)

@@ -22,10 +22,10 @@ const (
 	statePrefix = "state-"
 )
 
-// Memory tables are counted in the shared cache; both databases are small writers.
+// Memory tables take their room from the block cache: large ones leave it none.
 const (
-	logMemTable   = 8 << 20
-	stateMemTable = 16 << 20
+	memTable = 4 << 20
+	ownCache = 16 << 20 // where Config.Cache is nil
 )
 
 // A folder is the ledger's files.
@@ -41,7 +41,7 @@ type folder struct {
 
 func (f *folder) path(name string) string { return f.fs.PathJoin(f.dir, name) }
 
-func (f *folder) options(memTable uint64) *pebble.Options {
+func (f *folder) options() *pebble.Options {
 	o := &pebble.Options{
 		FS: f.fs, Cache: f.cache, Logger: pebbleLogger{f.fatal},
 		FormatMajorVersion:          pebble.FormatTableFormatV6,
@@ -49,7 +49,7 @@ func (f *folder) options(memTable uint64) *pebble.Options {
 		MemTableStopWritesThreshold: 4,
 	}
 	if f.cache == nil {
-		o.CacheSize = 8 << 20
+		o.CacheSize = ownCache
 	}
 	return o
 }
@@ -66,7 +66,7 @@ func openPebble(dir string, o *pebble.Options) (pdb *pebble.DB, err error) {
 }
 
 func (f *folder) openLog() (*pebble.DB, error) {
-	o := f.options(logMemTable)
+	o := f.options()
 	o.ErrorIfNotExists = true
 	return openPebble(f.path(nameLog), o)
 }
@@ -148,7 +148,7 @@ func (f *folder) tidy(current string) error {
 }
 
 func (f *folder) openState(name string) (*stateDB, error) {
-	o := f.options(stateMemTable)
+	o := f.options()
 	o.ErrorIfNotExists = true
 	pdb, err := openPebble(f.path(name), o)
 	if err != nil {
@@ -163,7 +163,7 @@ func (f *folder) newState() (*stateDB, error) {
 	f.last++
 	name := statePrefix + strconv.Itoa(f.last)
 	f.mu.Unlock()
-	o := f.options(stateMemTable)
+	o := f.options()
 	o.ErrorIfExists = true
 	pdb, err := openPebble(f.path(name), o)
 	if err != nil {
@@ -195,7 +195,7 @@ func (f *folder) create(self peer.ID, bootstrap bool) (err error) {
 	if err := syncDir(f.fs, f.fs.PathDir(f.dir)); err != nil {
 		return err
 	}
-	pdb, err := openPebble(f.path(nameLog), f.options(logMemTable))
+	pdb, err := openPebble(f.path(nameLog), f.options())
 	if err != nil {
 		return fmt.Errorf("create ledger log: %w", err)
 	}

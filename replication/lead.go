@@ -27,6 +27,7 @@ type leader struct {
 
 	confirmed atomic.Uint64  // term in which an entry of this leader was applied
 	newest    atomic.Uint64  // highest index given to a group
+	coming    atomic.Int64   // groups on their way into the log
 	nudge     chan struct{}  // asks for the empty entry
 	flights   sync.WaitGroup // futures being waited for
 }
@@ -54,8 +55,10 @@ func (l *leader) propose(ctx context.Context, group []byte) (uint64, sendResult)
 	if l.raft.State() != raft.Leader {
 		return 0, sendNoLeader
 	}
+	l.coming.Add(1)
 	f := l.raft.Apply(append(entryHeader(1), group...), enqueueTime)
 	err := l.await(ctx, f)
+	l.coming.Add(-1)
 	switch {
 	case errors.Is(err, raft.ErrNotLeader), errors.Is(err, raft.ErrEnqueueTimeout),
 		errors.Is(err, raft.ErrLeadershipTransferInProgress):
@@ -77,7 +80,7 @@ func (l *leader) propose(ctx context.Context, group []byte) (uint64, sendResult)
 }
 
 // followUp appends an empty entry after a commit with nothing behind it, so that
-// followers learn of the commit at once (L3).
+// followers learn of the commit at once (L3). A group on its way does the same.
 func (l *leader) followUp(ctx context.Context) {
 	for {
 		select {
@@ -85,7 +88,8 @@ func (l *leader) followUp(ctx context.Context) {
 			return
 		case <-l.nudge:
 		}
-		if l.raft.State() == raft.Leader && l.raft.LastIndex() == l.newest.Load() && len(l.servers()) > 1 {
+		if l.coming.Load() == 0 && l.raft.State() == raft.Leader &&
+			l.raft.LastIndex() == l.newest.Load() && len(l.servers()) > 1 {
 			l.await(ctx, l.raft.Apply(entryHeader(0), enqueueTime))
 		}
 	}

@@ -10,7 +10,7 @@ import (
 
 // senders is how many groups of this node are on their way to the leader at once.
 // While all are, attempts gather into the next group.
-const senders = 4
+const senders = 2
 
 // retryAfter is the pause before a group that met no leader is sent again.
 const retryAfter = 20 * time.Millisecond

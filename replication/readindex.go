@@ -6,6 +6,7 @@ import (
 	"sync"
 	"time"
 
+	"github.com/hashicorp/raft"
 	"github.com/libp2p/go-libp2p/core/peer"
 )
 
@@ -110,12 +111,25 @@ func (db *DB) askLeaderOnce(ctx context.Context, lazy bool) (uint64, error) {
 	return index, nil
 }
 
+// ledBy is a leader as raft writes it and as a peer id.
+type ledBy struct {
+	text raft.ServerID
+	id   peer.ID
+}
+
 func (db *DB) leaderID() (peer.ID, error) {
-	_, id := db.raft.LeaderWithID()
-	if id == "" {
+	_, text := db.raft.LeaderWithID()
+	if text == "" {
 		return "", errNotLeading
 	}
-	return peer.Decode(string(id))
+	if l := db.led.Load(); l != nil && l.text == text {
+		return l.id, nil
+	}
+	id, err := peer.Decode(string(text))
+	if err == nil {
+		db.led.Store(&ledBy{text, id})
+	}
+	return id, err
 }
 
 // ReadIndex returns nil once everything committed anywhere before the call is

@@ -21,8 +21,12 @@ type Server struct {
 // voter, at most three, spread over the sites (L10). Servers no longer listed are
 // removed. An empty list says nothing.
 func (db *DB) SetServers(servers []Server) {
+	sites := make(map[string]string, len(servers))
+	for _, s := range servers {
+		sites[s.ID.String()] = s.Site
+	}
 	db.mu.Lock()
-	db.servers = slices.Clone(servers)
+	db.servers, db.sites = slices.Clone(servers), sites
 	db.mu.Unlock()
 	select {
 	case db.wanted <- struct{}{}:
@@ -38,15 +42,12 @@ func (db *DB) wantedServers() []Server {
 
 // siteOf returns the site of a server by raft's id, "" if unknown.
 func (db *DB) siteOf(id string) string {
-	if id == db.c.ID.String() {
+	if id == db.self {
 		return db.c.Site
 	}
-	for _, s := range db.wantedServers() {
-		if s.ID.String() == id {
-			return s.Site
-		}
-	}
-	return ""
+	db.mu.Lock()
+	defer db.mu.Unlock()
+	return db.sites[id]
 }
 
 // isServer says whether streams of a peer are served. raft asks nobody; a node that
@@ -113,7 +114,7 @@ func (db *DB) take(s step) bool {
 // view is what the planner looks at.
 func (db *DB) view() serversView {
 	v := serversView{
-		self: db.c.ID.String(), now: time.Now(), last: db.raft.LastIndex(), wanted: make(map[string]string),
+		self: db.self, now: time.Now(), last: db.raft.LastIndex(), wanted: make(map[string]string),
 	}
 	for _, s := range db.wantedServers() {
 		v.wanted[s.ID.String()] = s.Site

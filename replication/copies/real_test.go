@@ -15,12 +15,10 @@ import (
 // realLedgers gives every node of a cluster its own replicated ledger, on hosts of their own.
 func realLedgers(t *testing.T, cl *testCluster) []*replication.DB {
 	t.Helper()
-	var lanes []*hostLane
 	var dbs []*replication.DB
 	var servers []replication.Server
 	for i, p := range cl.peers {
 		lane := &hostLane{h: p.host, serve: make(map[string]func(network.Stream))}
-		lanes = append(lanes, lane)
 		c := replication.Config{Dir: t.TempDir(), ID: p.id(), Site: p.site, Lane: lane, PromoteAfter: 100 * time.Millisecond}
 		if err := replication.Create(c, i == 0); err != nil {
 			t.Fatal(err)

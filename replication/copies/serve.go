@@ -191,6 +191,7 @@ func (c *Copies) takeBlocks(ctx context.Context, w *wire, batch Batch) (last cid
 	ctx, cancel := context.WithCancel(ctx)
 	read := make(chan section, 2)
 	var readErr error // the reader's until read is closed
+	whole := false    // read was closed
 	var reader sync.WaitGroup
 	reader.Go(func() {
 		defer close(read)
@@ -198,7 +199,7 @@ func (c *Copies) takeBlocks(ctx context.Context, w *wire, batch Batch) (last cid
 	})
 	defer func() {
 		cancel()
-		if err != nil && readErr == nil {
+		if !whole {
 			_ = w.s.CloseRead() // it may be reading; the status can still be written
 		}
 		reader.Wait()
@@ -213,6 +214,7 @@ func (c *Copies) takeBlocks(ctx context.Context, w *wire, batch Batch) (last cid
 		}
 		last = s.id
 	}
+	whole = true
 	return last, readErr
 }
 
