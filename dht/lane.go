@@ -93,7 +93,6 @@ func (l *Lane) follow(before, now *table) {
 		p, named := now.peers[id]
 		if !named || !sameAddrs(l.addrs(old), l.addrs(p)) {
 			ps.ClearAddrs(id)
-			l.host.net.Backoff().Clear(id)
 		}
 		if !named {
 			l.mu.Lock()

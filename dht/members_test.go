@@ -133,6 +133,21 @@ func TestR3_PullFromABadMember(t *testing.T) {
 	}
 }
 
+// What a peer says of the length is not believed before it is checked.
+func TestR3_AnswerIsBounded(t *testing.T) {
+	t.Parallel()
+	for length, want := range map[uint32]error{maxList + 1: ErrBadList, 1<<32 - 1: ErrBadList, 9: io.ErrUnexpectedEOF} {
+		answer := append(binary.BigEndian.AppendUint32(make([]byte, 8), length), "abc"...)
+		_, err := askMembers(struct {
+			io.Reader
+			io.Writer
+		}{bytes.NewReader(answer), io.Discard}, 7)
+		if !errors.Is(err, want) {
+			t.Errorf("length %d: got %v, want %v", length, err, want)
+		}
+	}
+}
+
 func FuzzAskMembers(f *testing.F) {
 	f.Add(binary.BigEndian.AppendUint32(make([]byte, 8), 0))
 	f.Add(append(binary.BigEndian.AppendUint32(make([]byte, 8), 3), "abc"...))
