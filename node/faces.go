@@ -105,7 +105,7 @@ func (n *Node) serveFiles(l net.Listener) error {
 	if err != nil {
 		return err
 	}
-	n.serveHTTP("files", l, door)
+	n.serveHTTP("files", l, door, func(s *http.Server) { s.ConnContext = gateway.ConnContext })
 	return nil
 }
 
@@ -123,10 +123,13 @@ func (n *Node) loopbackHosts(addr string) []string {
 
 // serveHTTP serves a face until the node closes. Bodies and downloads may take
 // long, so only the header has a deadline here.
-func (n *Node) serveHTTP(name string, l net.Listener, h http.Handler) {
+func (n *Node) serveHTTP(name string, l net.Listener, h http.Handler, adjust ...func(*http.Server)) {
 	s := &http.Server{
 		Handler: h, ReadHeaderTimeout: 15 * time.Second, IdleTimeout: 2 * time.Minute, MaxHeaderBytes: 64 << 10,
 		ErrorLog: slog.NewLogLogger(n.log.Handler(), slog.LevelDebug),
+	}
+	for _, fn := range adjust {
+		fn(s)
 	}
 	n.faces.servers = append(n.faces.servers, s)
 	n.start(name+" face", func(ctx context.Context) error {

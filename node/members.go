@@ -82,6 +82,7 @@ func (n *Node) settle(ctx context.Context) error {
 			n.log.WarnContext(ctx, "no copy of the ledger yet; serving what is known", "err", err)
 		}
 	}
+	n.tellOwnRecord(ctx)
 	n.start("members", n.followMembers)
 	n.start("signing keys", n.followSigningKeys)
 	n.start("own record", n.keepOwnRecord)
@@ -222,6 +223,44 @@ func watchEnded(ctx context.Context, err error) error {
 	return err
 }
 
+// tellOwnRecord writes a changed record before anything is served, if a
+// majority is in reach: until the cluster knows that this store is another one,
+// it counts on copies that are not there.
+func (n *Node) tellOwnRecord(ctx context.Context) {
+	if m, ok := n.roster.find(n.id.id); !ok || n.ownRecordStands(m.memberRecord) {
+		return
+	}
+	ctx, cancel := context.WithTimeout(ctx, settleTimeout)
+	defer cancel()
+	if _, err := n.updateOwnRecord(ctx); err != nil {
+		n.log.WarnContext(ctx, "own record not written yet; trying on", "err", err)
+		return
+	}
+	if err := n.follow(); err != nil {
+		n.log.ErrorContext(ctx, "follow members", "err", err)
+	}
+}
+
+// ownRecordStands says whether the record tells where this node is now and which store it has.
+func (n *Node) ownRecordStands(m memberRecord) bool {
+	now, err := n.ownRecord(m)
+	return err == nil && slices.EqualFunc(m.Bulk, now.Bulk, bytes.Equal) && slices.EqualFunc(m.Ledger, now.Ledger, bytes.Equal) &&
+		bytes.Equal(m.Store, now.Store) && m.Name == now.Name && m.Program == now.Program && m.Files == now.Files
+}
+
+// ownRecord is m with what this node knows better.
+func (n *Node) ownRecord(m memberRecord) (_ memberRecord, err error) {
+	if m.Bulk, err = n.cfg.advertised(n.road.Bulk().Addrs()); err != nil {
+		return m, err
+	}
+	if m.Ledger, err = n.cfg.advertised(n.road.Ledger().Addrs()); err != nil {
+		return m, err
+	}
+	id := n.store.ID()
+	m.Store, m.Name, m.Program, m.Files = id[:], n.cfg.name(), Version, n.cfg.Listen.Files
+	return m, nil
+}
+
 // keepOwnRecord tells the cluster where this node is reached now and which
 // store it has: a wiped store has another id, and holds nothing (P2).
 func (n *Node) keepOwnRecord(ctx context.Context) error {
@@ -240,15 +279,6 @@ func (n *Node) keepOwnRecord(ctx context.Context) error {
 }
 
 func (n *Node) updateOwnRecord(ctx context.Context) (done bool, err error) {
-	bulk, err := n.cfg.advertised(n.road.Bulk().Addrs())
-	if err != nil {
-		return false, err
-	}
-	ledger, err := n.cfg.advertised(n.road.Ledger().Addrs())
-	if err != nil {
-		return false, err
-	}
-	storeID := n.store.ID()
 	err = n.ledger.Update(ctx, func(tx *replication.Tx) error {
 		done = false
 		var m memberRecord
@@ -259,13 +289,13 @@ func (n *Node) updateOwnRecord(ctx context.Context) (done bool, err error) {
 		if !ok {
 			return errors.New("the ledger does not name this node yet")
 		}
-		moved := !slices.EqualFunc(m.Bulk, bulk, bytes.Equal) || !slices.EqualFunc(m.Ledger, ledger, bytes.Equal)
-		same := !moved && bytes.Equal(m.Store, storeID[:]) && m.Name == n.cfg.name() && m.Program == Version && m.Files == n.cfg.Listen.Files
 		done = true
-		if same {
+		if n.ownRecordStands(m) {
 			return nil
 		}
-		m.Bulk, m.Ledger, m.Store, m.Name, m.Program, m.Files = bulk, ledger, storeID[:], n.cfg.name(), Version, n.cfg.Listen.Files
+		if m, err = n.ownRecord(m); err != nil {
+			return err
+		}
 		put(tx, memberKey(n.id.id), m)
 		bumpMembers(tx)
 		return nil

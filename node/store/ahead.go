@@ -116,11 +116,11 @@ func (a *ahead) stop() {
 func (f *File) fetch(ctx context.Context, from, to int, yield func(plain) error) error {
 	i := from
 	for blk, err := range f.src.Blocks(ctx, slices.Clone(f.m.links[from:to])) {
+		if i == to {
+			break // what a Source says after the last block asked for is of no concern
+		}
 		if err != nil {
 			return f.chunkError(i, err)
-		}
-		if i == to {
-			break
 		}
 		p, err := f.decrypt(ctx, i, blk)
 		if err != nil {
