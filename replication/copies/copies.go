@@ -187,8 +187,8 @@ func open(c Config, led ledger) (*Copies, error) {
 		cancel: cancel,
 		open:   make(map[peer.ID]int),
 	}
-	c.Lane.Handle(fetchProtocol, s.serving(s.serveFetch))
-	c.Lane.Handle(pushProtocol, s.serving(s.servePush))
+	c.Lane.Handle(fetchProtocol, s.serving(wordBuffer, blockBuffer, s.serveFetch))
+	c.Lane.Handle(pushProtocol, s.serving(blockBuffer, wordBuffer, s.servePush))
 	return s, nil
 }
 

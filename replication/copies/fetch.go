@@ -274,7 +274,7 @@ func (c *Copies) fetchFrom(ctx context.Context, id peer.ID, want []cid.Cid, why 
 	}
 	defer c.slots.release(id)
 	begun := time.Now()
-	w, stop, err := c.dial(ctx, id, fetchProtocol)
+	w, stop, err := c.dial(ctx, id, fetchProtocol, blockBuffer, wordBuffer)
 	if err != nil {
 		c.ranks.failed(id)
 		return 0, err

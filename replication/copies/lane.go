@@ -127,7 +127,7 @@ type pushStream struct {
 // openPush opens a stream and waits for the peer's readiness, all within timing.dial.
 func (c *Copies) openPush(ctx context.Context, id peer.ID) (*pushStream, error) {
 	begun := time.Now()
-	w, stop, err := c.dial(ctx, id, pushProtocol)
+	w, stop, err := c.dial(ctx, id, pushProtocol, wordBuffer, blockBuffer)
 	if err == nil {
 		p := &pushStream{w: w, c: c, stop: stop}
 		_ = w.w.WriteByte(wireVersion)

@@ -22,10 +22,11 @@ const (
 	wireVersion = 1
 	maxWant     = 64  // CIDs of one request
 	maxReason   = 512 // bytes of a status' reason
-	maxStreams  = 64  // streams served to one peer at a time, most of them idle
+	maxStreams  = 256 // streams served to one peer at a time, most of them idle
 
-	streamBuffer = 128 << 10
-	pieceSize    = 256 << 10 // a peer must take that much within timing.progress
+	blockBuffer = 64 << 10  // where blocks pass
+	wordBuffer  = 1 << 10   // where only requests and answers do
+	pieceSize   = 256 << 10 // a peer must take that much within timing.progress
 )
 
 // A code says how a stream went.
@@ -138,10 +139,11 @@ type wire struct {
 	wrote    time.Time     // when the write deadline was last set; owned by the writing goroutine
 }
 
-func newWire(s network.Stream, limit time.Duration) *wire {
+// newWire wraps a stream with buffers of these sizes for what comes in and goes out.
+func newWire(s network.Stream, limit time.Duration, in, out int) *wire {
 	w := &wire{s: s, patience: limit, limit: limit}
-	w.r = bufio.NewReaderSize(readFunc(w.readSome), streamBuffer)
-	w.w = bufio.NewWriterSize(writeFunc(w.writeAll), streamBuffer)
+	w.r = bufio.NewReaderSize(readFunc(w.readSome), in)
+	w.w = bufio.NewWriterSize(writeFunc(w.writeAll), out)
 	return w
 }
 
@@ -187,14 +189,14 @@ func (w *wire) writeAll(p []byte) (n int, err error) {
 }
 
 // dial opens a stream within timing.dial. It resets the stream when ctx ends, until stop is called.
-func (c *Copies) dial(ctx context.Context, id peer.ID, name string) (w *wire, stop func() bool, err error) {
+func (c *Copies) dial(ctx context.Context, id peer.ID, name string, in, out int) (w *wire, stop func() bool, err error) {
 	dialing, cancel := context.WithTimeout(ctx, c.cfg.timing.dial)
 	defer cancel()
 	s, err := c.cfg.Lane.Dial(dialing, id, name)
 	if err != nil {
 		return nil, nil, err
 	}
-	return newWire(s, c.cfg.timing.progress), context.AfterFunc(ctx, func() { _ = s.Reset() }), nil
+	return newWire(s, c.cfg.timing.progress, in, out), context.AfterFunc(ctx, func() { _ = s.Reset() }), nil
 }
 
 func isNoSpace(err error) bool {

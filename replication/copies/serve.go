@@ -14,7 +14,7 @@ import (
 )
 
 // serving makes a stream handler of fn: counted, bounded per peer, ended by Close.
-func (c *Copies) serving(fn func(ctx context.Context, from peer.ID, w *wire)) func(network.Stream) {
+func (c *Copies) serving(in, out int, fn func(ctx context.Context, from peer.ID, w *wire)) func(network.Stream) {
 	return func(s network.Stream) {
 		from := s.Conn().RemotePeer()
 		done, ok := c.enter(from)
@@ -26,7 +26,7 @@ func (c *Copies) serving(fn func(ctx context.Context, from peer.ID, w *wire)) fu
 		ctx, cancel := context.WithCancel(c.life)
 		defer cancel()
 		stop := context.AfterFunc(ctx, func() { _ = s.Reset() })
-		fn(ctx, from, newWire(s, c.cfg.timing.progress))
+		fn(ctx, from, newWire(s, c.cfg.timing.progress, in, out))
 		if stop() {
 			_ = s.Close()
 		}

@@ -4,7 +4,6 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"math/rand/v2"
 	"slices"
 	"sync"
 	"time"
@@ -103,73 +102,6 @@ func (u *Upload) lanesNow() map[*lane]Node {
 		out[l] = n
 	}
 	return out
-}
-
-// choose sets the upload's partition once there is a table.
-func (u *Upload) choose(ctx context.Context) ([]Seat, error) {
-	wait := time.NewTimer(0)
-	defer wait.Stop()
-	for {
-		select {
-		case <-wait.C:
-		case <-ctx.Done():
-			return nil, fmt.Errorf("the ledger has no table of copies yet: %w: %w", ErrNotDurable, context.Cause(ctx))
-		case <-u.c.life.Done():
-			return nil, ErrClosed
-		}
-		var row []Seat
-		err := u.c.led.View(func(tx scanner) (err error) {
-			row, err = u.pick(tx)
-			return err
-		})
-		if err != nil || row != nil {
-			return row, err
-		}
-		wait.Reset(50 * time.Millisecond)
-	}
-}
-
-// pick looks at random rows for one that has this node and whose others were not found dead lately.
-// Where few or none have it, it looks at all.
-func (u *Upload) pick(tx Reader) (best []Seat, err error) {
-	fewest := 0
-	consider := func(partition int, foreign bool) (good bool, err error) {
-		g, err := u.c.tables.read(tx, partition/rowsPerKey)
-		if err != nil || g == nil {
-			return false, err
-		}
-		row := g.rows[partition%rowsPerKey]
-		seat, ok := seatOf(row, u.c.cfg.Self)
-		mine := ok && seat.wanted()
-		if !mine && !foreign || len(row) == 0 {
-			return false, nil
-		}
-		down := 0
-		for _, s := range row {
-			if s.Node != u.c.cfg.Self && u.c.ranks.down(s.Node) {
-				down++
-			}
-		}
-		if best == nil || down < fewest {
-			best, fewest = row, down
-			u.partition, u.kept = uint16(partition), mine
-		}
-		return down == 0, nil
-	}
-	for range 64 {
-		if good, err := consider(rand.IntN(Partitions), false); good || err != nil {
-			return best, err
-		}
-	}
-	for _, foreign := range []bool{false, true} {
-		start := rand.IntN(Partitions)
-		for i := 0; i < Partitions && best == nil; i++ {
-			if _, err := consider((start+i)%Partitions, foreign); err != nil {
-				return nil, err
-			}
-		}
-	}
-	return best, nil
 }
 
 // Add hands on one block, children before their parents, the root last. It keeps the block until the

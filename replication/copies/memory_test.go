@@ -1,0 +1,226 @@
+package copies
+
+import (
+	"bytes"
+	"context"
+	"crypto/rand"
+	"errors"
+	"fmt"
+	"iter"
+	"maps"
+	"slices"
+	"sync"
+	"sync/atomic"
+
+	blocks "github.com/ipfs/go-block-format"
+	"github.com/ipfs/go-cid"
+
+	"github.com/valise-mail/valise/replication"
+)
+
+// memLedger is a ledger in memory that all nodes of a test share.
+type memLedger struct {
+	mu      sync.Mutex
+	data    map[string][]byte
+	changed chan struct{}
+	refuse  error // of Update
+}
+
+func newMemLedger() *memLedger {
+	return &memLedger{data: make(map[string][]byte), changed: make(chan struct{})}
+}
+
+type memTx struct{ data map[string][]byte }
+
+func (tx memTx) Get(key []byte) ([]byte, bool) {
+	v, ok := tx.data[string(key)]
+	return v, ok
+}
+func (tx memTx) Put(key, value []byte) { tx.data[string(key)] = bytes.Clone(value) }
+func (tx memTx) Delete(key []byte)     { delete(tx.data, string(key)) }
+func (tx memTx) Scan(from, to []byte) iter.Seq2[[]byte, []byte] {
+	return func(yield func([]byte, []byte) bool) {
+		for _, k := range slices.Sorted(maps.Keys(tx.data)) {
+			if k >= string(from) && (to == nil || k < string(to)) && !yield([]byte(k), tx.data[k]) {
+				return
+			}
+		}
+	}
+}
+
+func (l *memLedger) View(fn func(tx scanner) error) error {
+	l.mu.Lock()
+	data := maps.Clone(l.data)
+	l.mu.Unlock()
+	return fn(memTx{data})
+}
+
+func (l *memLedger) Update(ctx context.Context, fn func(tx ledgerTx) error) error {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	if l.refuse != nil {
+		return l.refuse
+	}
+	tx := memTx{maps.Clone(l.data)}
+	if err := fn(tx); err != nil {
+		return err
+	}
+	l.data = tx.data
+	close(l.changed)
+	l.changed = make(chan struct{})
+	return nil
+}
+
+func (l *memLedger) Watch(ctx context.Context, prefix []byte) iter.Seq2[replication.Change, error] {
+	return func(yield func(replication.Change, error) bool) {
+		for {
+			l.mu.Lock()
+			changed := l.changed
+			l.mu.Unlock()
+			if !yield(replication.Change{Kind: replication.Synced}, nil) {
+				return
+			}
+			select {
+			case <-changed:
+			case <-ctx.Done():
+				yield(replication.Change{}, ctx.Err())
+				return
+			}
+		}
+	}
+}
+
+func (l *memLedger) setRefuse(err error) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	l.refuse = err
+}
+
+// memDisk is a store in memory, with faults.
+type memDisk struct {
+	mu     sync.Mutex
+	id     [16]byte
+	kept   map[cid.Cid]blocks.Block
+	cached map[cid.Cid]blocks.Block
+	room   int              // bytes of kept blocks it takes; negative is no limit
+	badFor map[cid.Cid]bool // Block gives other bytes
+	synced int              // commits
+	reads  atomic.Int64
+
+	syncErr error         // of Commit
+	hang    chan struct{} // Commit waits for it to close
+	onAdd   func(b blocks.Block)
+}
+
+var errNoRoom = errors.New("disk is full")
+
+func newMemDisk() *memDisk {
+	d := &memDisk{kept: make(map[cid.Cid]blocks.Block), cached: make(map[cid.Cid]blocks.Block), badFor: make(map[cid.Cid]bool), room: -1}
+	_, _ = rand.Read(d.id[:])
+	return d
+}
+
+func (d *memDisk) set(fn func(d *memDisk)) {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	fn(d)
+}
+
+func (d *memDisk) ID() [16]byte {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	return d.id
+}
+
+func (d *memDisk) Has(c cid.Cid) bool {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	_, ok := d.kept[c]
+	return ok
+}
+
+func (d *memDisk) Block(ctx context.Context, c cid.Cid) (blocks.Block, error) {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	b, ok := d.kept[c]
+	if !ok {
+		b, ok = d.cached[c]
+	}
+	if !ok {
+		return nil, errors.New("not on this disk")
+	}
+	d.reads.Add(1)
+	if d.badFor[c] {
+		bad := bytes.Clone(b.RawData())
+		bad[0] ^= 1
+		return blocks.NewBlockWithCid(bad, c)
+	}
+	return b, nil
+}
+
+func (d *memDisk) newBatch(cache bool) Batch { return &memBatch{d: d, cache: cache} }
+
+type memBatch struct {
+	d     *memDisk
+	cache bool
+	added []blocks.Block
+	busy  atomic.Bool
+}
+
+// alone panics where two goroutines use a batch at a time.
+func (b *memBatch) alone() func() {
+	if !b.busy.CompareAndSwap(false, true) {
+		panic("a batch is used twice at a time")
+	}
+	return func() { b.busy.Store(false) }
+}
+
+func (b *memBatch) Add(ctx context.Context, blk blocks.Block) error {
+	defer b.alone()()
+	b.d.mu.Lock()
+	onAdd := b.d.onAdd
+	b.d.mu.Unlock()
+	if onAdd != nil {
+		onAdd(blk)
+	}
+	b.d.mu.Lock()
+	defer b.d.mu.Unlock()
+	if !b.cache && b.d.room >= 0 {
+		if b.d.room -= len(blk.RawData()); b.d.room < 0 {
+			b.d.room = 0
+			return fmt.Errorf("add block: %w", errNoRoom)
+		}
+	}
+	b.added = append(b.added, blk)
+	return nil
+}
+
+func (b *memBatch) Commit(ctx context.Context) error {
+	defer b.alone()()
+	b.d.mu.Lock()
+	hang := b.d.hang
+	b.d.mu.Unlock()
+	if hang != nil {
+		select {
+		case <-hang:
+		case <-ctx.Done():
+			return context.Cause(ctx)
+		}
+	}
+	b.d.mu.Lock()
+	defer b.d.mu.Unlock()
+	if b.d.syncErr != nil {
+		return b.d.syncErr
+	}
+	to := b.d.kept
+	if b.cache {
+		to = b.d.cached
+	}
+	for _, blk := range b.added {
+		to[blk.Cid()] = blk
+	}
+	b.d.synced++
+	return nil
+}
+
+func (b *memBatch) Abort() { defer b.alone()() }
