@@ -88,7 +88,7 @@ func filled(b *testing.B, n int) *DB {
 func BenchmarkViewGet(b *testing.B) {
 	db := filled(b, 100_000)
 	b.SetBytes(128)
-	i := 0
+	i, before := 0, cpuTime()
 	for b.Loop() {
 		i = (i + 7919) % 100_000
 		key := fmt.Appendf(nil, "d/%08d", i)
@@ -99,12 +99,13 @@ func BenchmarkViewGet(b *testing.B) {
 			return nil
 		})
 	}
+	b.ReportMetric(float64((cpuTime()-before).Nanoseconds())/float64(b.N), "cpu-ns/op")
 }
 
 func BenchmarkViewScan(b *testing.B) {
 	db := filled(b, 100_000)
 	b.SetBytes(100 * 128)
-	i := 0
+	i, before := 0, cpuTime()
 	for b.Loop() {
 		i = (i + 7919) % 99_000
 		from := fmt.Appendf(nil, "d/%08d", i)
@@ -118,4 +119,5 @@ func BenchmarkViewScan(b *testing.B) {
 			return nil
 		})
 	}
+	b.ReportMetric(float64((cpuTime()-before).Nanoseconds())/float64(b.N), "cpu-ns/op")
 }
