@@ -86,6 +86,9 @@ func TestM6_WhatTheReaderSees(t *testing.T) {
 		{"text/html; charset=utf-8", "<!DOCTYPE html><html><head></head><body class=x>" + mark + "<p>Hi<blockquote>old</blockquote></body></html>"},
 		{"text/html; charset=utf-8", "<html>" + mark + "<p>Hi<div class=gmail_quote>old</div>"},
 		{"text/html; charset=utf-8", mark + "<p>Hi<div id=\"x_divRplyFwdMsg\">old</div>"},
+		{"text/html; charset=utf-8", mark + "<p>Hi<p>------------------&nbsp;原始邮件&nbsp;------------------<p>old"},
+		{"text/html; charset=utf-8", mark + "<p>Hi<p>---------- Forwarded message ---------<br>old"},
+		{"text/html; charset=utf-8", "<p>Hi<p>----------------<br>Anna -- and Bert" + mark},
 		{"text/html; charset=shift_jis", "<body>表示" + mark + "</body>"},
 		{"text/html; charset=iso-2022-jp", "<body>次の資料" + mark + "</body>"},
 	} {

@@ -17,6 +17,7 @@ type htmlScan struct {
 	fresh   bool   // in a comment: it has just begun
 	element string // in raw text: what ends it
 	at      point  // of the last <
+	rule    int    // in text: dashes so far
 
 	inBody  bool // <body> was seen
 	bodyEnd *point
@@ -39,6 +40,14 @@ func (t *textScan) htmlOctet(c byte) {
 	h := &t.html
 	switch h.state {
 	case inText:
+		switch c { // -----Original Message-----, in any language
+		case '-':
+			h.rule++
+		case ' ':
+		default:
+			t.quotes = t.quotes || h.rule >= 4 && c != '<' && c > ' '
+			h.rule = 0
+		}
 		if c == '<' {
 			h.at = t.keep(t.here)
 			h.open()
@@ -134,7 +143,7 @@ func (t *textScan) tagOctet(c byte) {
 // Attribute values that say that what follows is quoted, as the usual mail programs and web mailers write them.
 var quoteMarks = []string{
 	"gmail_quote", "moz-cite-prefix", "moz-forward-container", "yahoo_quoted", "divrplyfwdmsg", "appendonsend",
-	"outlookmessageheader", "isreplycontent", "protonmail_quote", "zmail_extra", "qm_original", "ntes-mailquote",
+	"outlookmessageheader", "isreplycontent", "isforwardcontent", "protonmail_quote", "zmail_extra", "qm_original", "ntes-mailquote",
 	"foxmail-reply", "mailquote", "reply-intro", "replyforwardmessage", "border-top:solid #b5c4df", "border-top:solid #e1e1e1",
 }
 

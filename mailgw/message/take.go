@@ -67,8 +67,6 @@ func (p *parser) hand(c *content) error {
 	c.size = 0
 	err := p.take(p.src.ctx, Part{Index: n.index, Name: n.name, MediaType: n.media, Size: -1}, c)
 	switch {
-	case p.src.failed() != nil:
-		return p.src.failed()
 	case c.broken != nil && !errors.Is(c.broken, ErrLeft):
 		return c.broken
 	case c.broken != nil && (err == nil || errors.Is(err, ErrLeft)):
