@@ -97,7 +97,7 @@ func TestM1_TLSBeforeAuth(t *testing.T) {
 	c.must("250", "EHLO client.example.org")
 	c.must("538 5.7.11", "AUTH PLAIN %s", plain("ann@example.org", "tuesday"))
 	c.must("530 5.7.0", "MAIL FROM:<ann@example.org>")
-	if v.logins != 0 {
+	if v.asked() != 0 {
 		t.Error("the Directory was asked about a password that came in the clear")
 	}
 	// What is said before TLS is not known after it, and what came behind STARTTLS is not heard.
@@ -240,9 +240,9 @@ func TestM1_GuessesOfASource(t *testing.T) {
 			t.Fatalf("a right one between: %q", got)
 		}
 	}
-	asked := v.logins
-	if got := try("tuesday"); !strings.HasPrefix(got, "454 4.7.0") || v.logins != asked {
-		t.Errorf("a fifth: %q, Directory asked: %v", got, v.logins != asked)
+	asked := v.asked()
+	if got := try("tuesday"); !strings.HasPrefix(got, "454 4.7.0") || v.asked() != asked {
+		t.Errorf("a fifth: %q, Directory asked: %v", got, v.asked() != asked)
 	}
 	now <- (<-now).Add(time.Minute)
 	if got := try("tuesday"); !strings.HasPrefix(got, "235") {

@@ -84,10 +84,10 @@ func TestS1_S3_S4_Outcomes(t *testing.T) {
 			t.Parallel()
 			h := newHost(t, hostOptions{acts: map[string]string{tt.stage: tt.act}})
 			v := newVillage(h)
-			c := dial(t, start(t, v, nil)).login()
-			msg := letter(1 << 20)
+			c := dial(t, start(t, v, func(c *Config) { c.Dial = dialSmall })).login()
+			msg := letter(300 << 10)
 			if tt.stage == "body" { // more than sockets hold, so that the loss is seen before the final dot
-				msg = strings.Replace(msg, "See the report.\r\n", strings.Repeat("See the report.\r\n", 1<<20), 1)
+				msg = strings.Replace(msg, "See the report.\r\n", strings.Repeat(strings.Repeat("See the report. ", 60)+"\r\n", 1<<12), 1)
 			}
 			got, at := converseTo(c, msg)
 			if at != tt.at || !strings.HasPrefix(got, tt.want) {
@@ -104,6 +104,15 @@ func TestS1_S3_S4_Outcomes(t *testing.T) {
 			}
 		})
 	}
+}
+
+// dialSmall dials with a small buffer behind the connection.
+func dialSmall(ctx context.Context, network, addr string) (net.Conn, error) {
+	c, err := new(net.Dialer).DialContext(ctx, network, addr)
+	if err == nil {
+		c.(*net.TCPConn).SetWriteBuffer(8 << 10)
+	}
+	return c, err
 }
 
 // converseTo sends a message as far as it goes and returns the answer it ended with, and to what that was.
@@ -148,7 +157,7 @@ func TestS4_StoreOutcomes(t *testing.T) {
 			v := newVillage(h)
 			v.failAt, v.fail = tt.at, tt.err
 			c := dial(t, start(t, v, nil)).login()
-			if got, at := converseTo(c, letter(1<<20)); !strings.HasPrefix(got, tt.want) {
+			if got, at := converseTo(c, letter(300<<10)); !strings.HasPrefix(got, tt.want) {
 				t.Errorf("answer to %s: %q, want %s", at, got, tt.want)
 			}
 			grants, undone := v.state()
@@ -162,7 +171,7 @@ func TestS4_StoreOutcomes(t *testing.T) {
 			v.mu.Lock()
 			v.failAt = ""
 			v.mu.Unlock()
-			if got, at := converseTo(c, letter(1<<20)); !strings.HasPrefix(got, "250 ") {
+			if got, at := converseTo(c, letter(300<<10)); !strings.HasPrefix(got, "250 ") {
 				t.Errorf("afterwards, answer to %s: %q", at, got)
 			}
 		})
@@ -176,7 +185,7 @@ func TestS1_UndoFails(t *testing.T) {
 	v := newVillage(h)
 	v.failAt, v.fail = "Undo", ErrNoQuorum
 	c := dial(t, start(t, v, nil)).login()
-	if got, _ := converseTo(c, letter(1<<20)); got != "550 5.7.1 spam" {
+	if got, _ := converseTo(c, letter(300<<10)); got != "550 5.7.1 spam" {
 		t.Errorf("answer %q", got)
 	}
 	c.must("221", "QUIT")
@@ -192,7 +201,7 @@ func TestS2_CopiesLate(t *testing.T) {
 			v := newVillage(h)
 			v.hang = where
 			c := dial(t, start(t, v, func(c *Config) { c.Timeouts.Copies = 20 * time.Millisecond })).login()
-			got, _ := converseTo(c, letter(1<<20))
+			got, _ := converseTo(c, letter(300<<10))
 			if !strings.HasPrefix(got, "451 4.3.0 attachments could not be stored in time") {
 				t.Errorf("answer %q", got)
 			}
@@ -235,7 +244,7 @@ func TestS1_S2_HangAfterDot(t *testing.T) {
 	})).login().envelope()
 	before := time.Now()
 	c.must("354", "DATA")
-	c.send(stuff(letter(1<<20)) + ".\r\n")
+	c.send(stuff(letter(300<<10)) + ".\r\n")
 	<-h.dotted
 	waits := (<-conn.deadline).Sub(before)
 	if want := 9*time.Minute + 30*time.Second; waits < want || waits > want+time.Minute {
@@ -257,7 +266,7 @@ func TestS1_ClientGoneAfterDot(t *testing.T) {
 	v := newVillage(h)
 	c := dial(t, start(t, v, nil)).login().envelope()
 	c.must("354", "DATA")
-	c.send(stuff(letter(1<<20)) + ".\r\n")
+	c.send(stuff(letter(300<<10)) + ".\r\n")
 	c.Close()
 	<-h.dotted
 	if grants, _ := v.state(); grants != 1 || len(h.mails()) != 1 {
@@ -283,7 +292,7 @@ func TestPanicIsOneSessions(t *testing.T) {
 			v.mu.Unlock()
 			got := c.say("AUTH PLAIN %s", plain("ann@example.org", "tuesday"))
 			if where != "Authenticate" {
-				got, _ = converseTo(c, letter(1<<20))
+				got, _ = converseTo(c, letter(300<<10))
 			}
 			if !strings.HasPrefix(got, "451 4.3.0") {
 				t.Errorf("answer %q", got)
@@ -294,7 +303,7 @@ func TestPanicIsOneSessions(t *testing.T) {
 			if grants, _ := v.state(); grants != 0 {
 				t.Errorf("%d grants", grants)
 			}
-			if got := other.data(letter(1 << 20)); !strings.HasPrefix(got, "250") {
+			if got := other.data(letter(300 << 10)); !strings.HasPrefix(got, "250") {
 				t.Errorf("the other session: %q", got)
 			}
 		})

@@ -147,6 +147,12 @@ func (v *village) state() (granted, undone int) {
 	return len(v.grants), len(v.undone)
 }
 
+func (v *village) asked() int {
+	v.mu.Lock()
+	defer v.mu.Unlock()
+	return v.logins
+}
+
 // start runs a gateway for a village and returns the address of its listener.
 func start(t testing.TB, v *village, change func(*Config)) string {
 	t.Helper()
@@ -200,7 +206,7 @@ func dial(t testing.TB, addr string) *client {
 
 func converse(t testing.TB, c net.Conn) *client {
 	t.Helper()
-	c.SetDeadline(time.Now().Add(time.Minute))
+	c.SetDeadline(time.Now().Add(3 * time.Minute))
 	t.Cleanup(func() { c.Close() })
 	return &client{t, c, bufio.NewReaderSize(c, 64<<10)}
 }
