@@ -65,19 +65,12 @@ func (f closeFunc) Close() error { return f() }
 // Open starts the node whose folder is c.Dir. If it returns an error, nothing
 // is left running. The order is the argument: nothing is served before what it
 // stands on is open, and Close goes back the same way.
-func Open(ctx context.Context, c Config) (n *Node, err error) {
+func Open(ctx context.Context, c Config) (*Node, error) {
 	if err := c.Validate(); err != nil {
 		return nil, err
 	}
-	n = &Node{cfg: c, fs: c.fs(), started: c.clock()()}
+	n := &Node{cfg: c, fs: c.fs(), log: c.log(), started: c.clock()()}
 	n.ctx, n.cancel = context.WithCancelCause(context.Background())
-	defer func() {
-		if err != nil {
-			n.cancel(err)
-			n.closeAll()
-			n = nil
-		}
-	}()
 	steps := []struct {
 		what string
 		do   func(context.Context) error
@@ -92,6 +85,8 @@ func Open(ctx context.Context, c Config) (n *Node, err error) {
 	}
 	for _, s := range steps {
 		if err := s.do(ctx); err != nil {
+			n.cancel(err)
+			n.closeAll()
 			return nil, fmt.Errorf("%s: %w", s.what, err)
 		}
 	}
@@ -224,9 +219,6 @@ func (n *Node) Close() error {
 
 func (n *Node) closeAll() {
 	n.once.Do(func() {
-		if n.log == nil {
-			n.log = n.cfg.log()
-		}
 		n.closeFaces()
 		n.cancel(nil)
 		n.wg.Wait()

@@ -18,17 +18,16 @@ const module = "github.com/valise-mail/valise"
 // rooms says which of our packages each of our packages may import. A new
 // import between folders comes with its line here.
 var rooms = map[string][]string{
-	"cmd/valise": {"node", "testnet"},
-	"testnet":    {"node", "authz", "replication", "node/drive"},
+	"cmd/valise": {"node", "node/api", "testnet"},
+	"testnet":    {"node", "node/api"},
 
 	"node": {
 		"authz", "dht", "mailgw", "replication", "replication/copies",
-		"node/api", "node/drive", "node/gateway", "node/session", "node/store",
+		"node/api", "node/drive", "node/gateway", "node/store", "node/web",
 	},
-	"node/api":     {"authz"},
+	"node/api":     {},
 	"node/drive":   {"authz", "node/store", "replication"},
 	"node/gateway": {"authz", "node/web"},
-	"node/session": {"authz"},
 	"node/store":   {},
 	"node/web":     {},
 

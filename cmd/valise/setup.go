@@ -11,6 +11,7 @@ import (
 	"os"
 	"path/filepath"
 	"strings"
+	"time"
 
 	"golang.org/x/term"
 
@@ -184,9 +185,20 @@ kill -9 at any moment is safe: what was acknowledged is there after a restart.`,
 	},
 }
 
-// announce says where the node can be used, in words.
+// announce says where the node can be used, in words. It gives an election a moment first.
 func (c *call) announce(ctx context.Context, n *node.Node) {
+	wait, cancel := context.WithTimeout(ctx, 5*time.Second)
+	defer cancel()
 	s, err := n.Admin().Status(ctx)
+	for err == nil && !s.Ledger.Quorum && wait.Err() == nil {
+		select {
+		case <-wait.Done():
+		case <-n.Done():
+			return
+		case <-time.After(50 * time.Millisecond):
+		}
+		s, err = n.Admin().Status(ctx)
+	}
 	if err != nil {
 		fmt.Fprintf(c.stderr, "valise: %v\n", err)
 		return
