@@ -4,8 +4,10 @@ import (
 	"bufio"
 	"bytes"
 	"context"
+	"errors"
 	"io"
 	"net"
+	"os"
 	"strings"
 	"testing"
 	"time"
@@ -59,7 +61,9 @@ func FuzzDialogue(f *testing.F) {
 			theirs.Close()
 		}()
 		var replies bytes.Buffer
-		io.Copy(&replies, theirs)
+		if _, err := io.Copy(&replies, theirs); errors.Is(err, os.ErrDeadlineExceeded) {
+			t.Error("the session does not end")
+		}
 		cancel()
 		select {
 		case <-done:
