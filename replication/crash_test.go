@@ -327,6 +327,40 @@ func TestL6_KillBetweenCloseAndRestore(t *testing.T) {
 	}
 }
 
+// What is sent says what it is: the index, term and configuration of the present
+// state, though the snapshot that raft listed is older.
+func TestL7_StreamDescribesItself(t *testing.T) {
+	t.Parallel()
+	v := newVillage(t, nil, "berlin", "paris")
+	v.put(0, "a", "1")
+	db := v.members[v.leader()].db
+	v.ok(db.raft.Snapshot().Error())
+	listed := must(db.snapshots.List())[0]
+	for i := range 20 {
+		v.put(0, fmt.Sprint("later", i), "x")
+	}
+	v.ok(db.ReadIndex(v.ctx()))
+	meta, r, err := db.snapshots.Open(listed.ID)
+	v.ok(err)
+	defer r.Close()
+	index, term, err := readStream(r, func(key, value []byte) error { return nil })
+	v.ok(err)
+	if meta.Index != index || meta.Term != term || index < listed.Index+20 {
+		t.Errorf("meta %d/%d, stream %d/%d, listed %d", meta.Index, meta.Term, index, term, listed.Index)
+	}
+	if diff := cmp.Diff(db.raft.GetConfiguration().Configuration(), meta.Configuration); diff != "" {
+		t.Error(diff)
+	}
+	// A stream that is not what raft takes it for is refused.
+	st := must(db.states.acquire())
+	defer db.states.release(st)
+	sink := must(db.snapshots.Create(1, index+1, term, meta.Configuration, 1, nil))
+	v.ok(writeStream(sink, st.pdb))
+	if err := sink.Close(); !errors.Is(err, errStream) {
+		t.Errorf("another index: got %v", err)
+	}
+}
+
 // An old log that reaches beyond the snapshot but is another history is emptied too.
 func TestL6_LogAgainstSnapshot(t *testing.T) {
 	t.Parallel()

@@ -156,6 +156,7 @@ func (db *DB) openFiles() (err error) {
 	if err := db.machine.load(); err != nil {
 		return err
 	}
+	// The log is synced first, so that no state can be ahead of it.
 	if last, _ := db.log.LastIndex(); last > 0 && db.machine.applied.Load() > last {
 		return fmt.Errorf("%w: state at %d is ahead of the log's end %d", errCorrupt, db.machine.applied.Load(), last)
 	}
@@ -192,6 +193,28 @@ func (db *DB) closeFiles() error {
 		err = db.snapshots.close()
 	}
 	return errors.Join(err, db.logDB.Close())
+}
+
+// abandonTime is how long Close tries to close what has failed.
+const abandonTime = 2 * time.Second
+
+// abandonFiles closes the databases of a failed ledger as far as they let it: their
+// goroutines may wait for what never comes, and are then left behind.
+func (db *DB) abandonFiles() {
+	for _, closeOne := range []func(){
+		db.states.close, func() { db.states.cur.pdb.Close() }, func() { db.snapshots.close() }, func() { db.logDB.Close() },
+	} {
+		ended := make(chan struct{})
+		go func() {
+			defer close(ended)
+			defer func() { _ = recover() }() // Pebble panics on what it cannot put down
+			closeOne()
+		}()
+		select {
+		case <-ended:
+		case <-time.After(abandonTime):
+		}
+	}
 }
 
 func (db *DB) openRaft() error {
@@ -304,7 +327,7 @@ func (db *DB) TransferLeadership(ctx context.Context) error {
 	if db.raft.State() != raft.Leader {
 		return nil
 	}
-	err := db.leader.await(ctx, db.raft.LeadershipTransfer())
+	err := db.leader.handOver(ctx)
 	if db.raft.State() != raft.Leader {
 		return nil
 	}
@@ -336,7 +359,7 @@ func (db *DB) Close() error {
 	shut := db.raft.Shutdown()
 	db.fatal.unparkAll()
 	if db.fatal.isDown() {
-		// raft's and Pebble's goroutines may wait for what never comes: leave them.
+		db.abandonFiles()
 		return nil
 	}
 	err := shut.Error()

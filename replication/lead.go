@@ -49,6 +49,21 @@ func (l *leader) await(ctx context.Context, f raft.Future) error {
 	}
 }
 
+// handOver gives leadership to another voter. raft may forget such a request when it
+// shuts down, so Close does not wait for its answer.
+func (l *leader) handOver(ctx context.Context) error {
+	result := make(chan error, 1)
+	go func() { result <- l.raft.LeadershipTransfer().Error() }()
+	select {
+	case err := <-result:
+		return err
+	case <-l.down:
+		return errNotLeading
+	case <-ctx.Done():
+		return ctx.Err()
+	}
+}
+
 // propose appends a group as one entry and returns once it is applied here and
 // durable at two sites as far as two are live.
 func (l *leader) propose(ctx context.Context, group []byte) (uint64, sendResult) {

@@ -124,6 +124,16 @@ type batch struct {
 }
 
 func (b *batch) entry(log *raft.Log) error {
+	if log.Type == raft.LogConfiguration {
+		conf, err := encodeSnapshotMeta(&raft.SnapshotMeta{Index: log.Index, Term: log.Term,
+			Configuration: raft.DecodeConfiguration(log.Data), ConfigurationIndex: log.Index})
+		if err != nil {
+			return err
+		}
+		if err := b.b.Set(keyConfig, conf, nil); err != nil {
+			return err
+		}
+	}
 	if log.Type == raft.LogCommand {
 		groups, err := decodeEntry(log.Data)
 		if err != nil {

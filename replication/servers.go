@@ -103,10 +103,13 @@ func (db *DB) take(s step) bool {
 		f = db.raft.DemoteVoter(id, 0, enqueueTime)
 	case stepRemove:
 		f = db.raft.RemoveServer(id, 0, enqueueTime)
-	case stepLeave:
-		f = db.raft.LeadershipTransfer()
 	}
-	err := db.leader.await(ctx, f)
+	var err error
+	if s.kind == stepLeave {
+		err = db.leader.handOver(ctx)
+	} else {
+		err = db.leader.await(ctx, f)
+	}
 	db.c.Logger.Info("ledger server", "step", s.kind.String(), "server", s.id, "err", err)
 	return err == nil && s.kind != stepLeave
 }

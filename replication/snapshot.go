@@ -38,7 +38,11 @@ func encodeSnapshotMeta(m *raft.SnapshotMeta) ([]byte, error) {
 
 // readSnapshotMeta returns the description of the snapshot r covers, nil if none.
 func readSnapshotMeta(r pebble.Reader) (*raft.SnapshotMeta, error) {
-	stored, closer, err := r.Get(keySnapshot)
+	return readMeta(r, keySnapshot)
+}
+
+func readMeta(r pebble.Reader, key []byte) (*raft.SnapshotMeta, error) {
+	stored, closer, err := r.Get(key)
 	if errors.Is(err, pebble.ErrNotFound) {
 		return nil, nil
 	}
@@ -71,8 +75,8 @@ func (s *snapshotStore) List() ([]*raft.SnapshotMeta, error) {
 
 // Open implements raft.SnapshotStore. raft opens a received snapshot once, to
 // restore it: that is unpacked already. Otherwise a stream of the present state is
-// made. That state may be newer than the snapshot's index; who receives it passes
-// over the entries it has.
+// made, and described as what it is: its own index, term and configuration, which may
+// be newer than the snapshot's.
 func (s *snapshotStore) Open(id string) (*raft.SnapshotMeta, io.ReadCloser, error) {
 	s.mu.Lock()
 	meta, pending := s.meta, s.pending
@@ -89,7 +93,7 @@ func (s *snapshotStore) Open(id string) (*raft.SnapshotMeta, io.ReadCloser, erro
 		return nil, nil, err
 	}
 	r := &snapshotReader{states: s.states, st: st, snap: st.pdb.NewSnapshot()}
-	if m.Size, err = streamSize(r.snap); err != nil {
+	if err := describe(r.snap, &m); err != nil {
 		return nil, nil, errors.Join(err, r.finish())
 	}
 	var w *io.PipeWriter
@@ -97,6 +101,24 @@ func (s *snapshotStore) Open(id string) (*raft.SnapshotMeta, io.ReadCloser, erro
 	r.done.Go(func() { w.CloseWithError(writeStream(w, r.snap)) })
 	return &m, r, nil
 }
+
+// describe makes m say what r shows.
+func describe(r pebble.Reader, m *raft.SnapshotMeta) (err error) {
+	if m.Index, m.Term, err = readApplied(r); err != nil {
+		return err
+	}
+	conf, err := readMeta(r, keyConfig)
+	if err != nil {
+		return err
+	}
+	if conf != nil {
+		m.Configuration, m.ConfigurationIndex = conf.Configuration, conf.ConfigurationIndex
+	}
+	m.Size, err = streamSize(r)
+	return err
+}
+
+var errUnpack = errors.New("unpacking did not end")
 
 type eofReader struct{}
 
@@ -159,6 +181,7 @@ func (s *snapshotSink) Write(p []byte) (int, error) {
 		}
 		var r *io.PipeReader
 		s.st = st
+		s.err = errUnpack // until it is done: a failing disk ends that goroutine early
 		r, s.pipe = io.Pipe()
 		s.done.Go(func() {
 			s.index, s.err = unpackStream(r, st.pdb)
@@ -188,6 +211,9 @@ func (s *snapshotSink) Close() error {
 	}
 	s.pipe.Close()
 	s.done.Wait()
+	if s.err == nil && s.index != s.meta.Index {
+		s.err = fmt.Errorf("%w: it shows %d, not %d", errStream, s.index, s.meta.Index)
+	}
 	if s.err != nil {
 		return errors.Join(s.err, s.store.folder.discard(s.st))
 	}
@@ -204,6 +230,19 @@ func cover(st *stateDB, m *raft.SnapshotMeta) error {
 		return err
 	}
 	return st.pdb.Set(keySnapshot, rec, pebble.Sync)
+}
+
+// coverInstalled is cover for a state that came as a stream, which lacks what
+// describes a node's own: the configuration as of its index.
+func coverInstalled(st *stateDB, m *raft.SnapshotMeta) error {
+	rec, err := encodeSnapshotMeta(m)
+	if err != nil {
+		return err
+	}
+	if err := st.pdb.Set(keyConfig, rec, pebble.NoSync); err != nil {
+		return err
+	}
+	return cover(st, m)
 }
 
 func (s *snapshotStore) finishLocal(sink *snapshotSink) error {
@@ -243,7 +282,7 @@ func (s *snapshotStore) finishReceived(sink *snapshotSink) error {
 		}
 		next = nil
 		err = cover(cur, &sink.meta)
-	} else if err = cover(next, &sink.meta); err == nil {
+	} else if err = coverInstalled(next, &sink.meta); err == nil {
 		err = s.folder.setCurrent(next.name)
 	}
 	if err != nil {

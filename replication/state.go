@@ -18,6 +18,7 @@ const (
 // Keys of spaceInternal.
 var (
 	keyApplied  = []byte{spaceInternal, 'a'} // index and term of the last entry applied
+	keyConfig   = []byte{spaceInternal, 'c'} // raft's configuration as of that index
 	keySnapshot = []byte{spaceInternal, 's'} // the snapshot this durable state covers
 )
 
