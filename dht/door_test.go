@@ -22,7 +22,7 @@ import (
 
 func testDoor(t *testing.T) *door {
 	g := &gate{clock: time.Now}
-	g.table.Store(newTable("", List{Peers: []Peer{{ID: fixedID(t, 1), Class: Member, Bulk: addrs("/ip4/198.51.100.7/tcp/4101")}}}))
+	g.table.Store(newTable("", List{Peers: []Peer{{ID: fixedID(t, 1), Class: Member, Bulk: addrs("/ip4/198.51.100.7/tcp/4101", "/ip4/198.51.100.8/tcp/4101")}}}))
 	return newDoor(&network.NullResourceManager{}, g)
 }
 
@@ -50,9 +50,9 @@ func TestPromise6_UnfinishedHandshakesAreBounded(t *testing.T) {
 	if got := len(one) + len(net6) + len(many); got != maxPendingOther {
 		t.Errorf("unlisted addresses hold %d, want %d", got, maxPendingOther)
 	}
-	listed := enterAll(d, 200, func(i int) string { return fmt.Sprintf("/ip4/198.51.100.7/tcp/%d", i+1) })
+	listed := enterAll(d, 200, func(i int) string { return fmt.Sprintf("/ip4/198.51.100.%d/tcp/%d", 7+i%2, i+1) })
 	if len(listed) != maxPending-maxPendingOther {
-		t.Errorf("a listed address finds %d places, want %d", len(listed), maxPending-maxPendingOther)
+		t.Errorf("listed addresses find %d places, want %d", len(listed), maxPending-maxPendingOther)
 	}
 	for _, p := range append(append(append(one, net6...), many...), listed...) {
 		p.leave(false)

@@ -13,7 +13,6 @@ import (
 	"time"
 
 	"github.com/google/go-cmp/cmp"
-	"github.com/libp2p/go-libp2p/core/crypto"
 	"github.com/libp2p/go-libp2p/core/peer"
 	"github.com/multiformats/go-multiaddr"
 )
@@ -149,10 +148,6 @@ func TestR3_OpenListRefuses(t *testing.T) {
 	id := func(n byte) []byte { return []byte(fixedID(t, n)) }
 	sorted := [][]byte{id(1), id(2)}
 	slices.SortFunc(sorted, bytes.Compare)
-	rsa, _, err := crypto.GenerateSecp256k1Key(nil)
-	if err == nil {
-		t.Log(rsa.Type())
-	}
 	body := func(peers ...wirePeer) wireList { return wireList{Number: 1, Cluster: cluster, Peers: peers} }
 	for name, row := range map[string]struct {
 		signed []byte
@@ -162,6 +157,7 @@ func TestR3_OpenListRefuses(t *testing.T) {
 		"not CBOR":             {[]byte("hello"), ErrBadList},
 		"cut short":            {good[:len(good)-1], ErrBadList},
 		"one byte more":        {append(bytes.Clone(good), 0), ErrBadList},
+		"not its one form":     {append([]byte{good[0], 0x18, good[1]}, good[2:]...), ErrBadList}, // version in two bytes
 		"too large":            {make([]byte, maxList+1), ErrBadList},
 		"another cluster":      {theirs, ErrForeign},
 		"unsigned":             {mustEncode(t, signedList{Version: 1, Body: mustEncode(t, body()), Sig: make([]byte, 64)}), ErrBadList},
