@@ -94,6 +94,7 @@ func TestM3_WholeMessage(t *testing.T) {
 		"x-pkcs7-mime":         mixed(hello, pdf, attached("Content-Type: application/x-pkcs7-mime")),
 		"p7m":                  mixed(hello, pdf, attached("Content-Type: application/octet-stream; name=smime.p7m")),
 		"pgp":                  mixed(text("x\r\n-----BEGIN PGP MESSAGE-----\r\n"), pdf),
+		"pgp and a key":        mixed(text("-----BEGIN PGP MESSAGE-----\r\n-----BEGIN PGP PUBLIC KEY BLOCK-----\r\n"), pdf),
 		"pgp after the file":   mixed(hello, pdf, text("-----BEGIN PGP SIGNED MESSAGE-----\r\n")),
 		"pgp in HTML":          mixed("Content-Type: text/html\r\n\r\n<pre>-----BEGIN PGP MESSAGE-----\r\n", pdf),
 		"dkim":                 "dkim-signature: v=1\r\n" + mixed(hello, pdf),

@@ -267,7 +267,6 @@ func (t *textScan) pgpLine(c byte) {
 	case t.pgpAt == len(pgpLine):
 		t.pgp = t.pgp || c == 'm' || c == 's' // message, signed message, signature; not a key
 		t.pgpAt = 0
-	case c == '-' && t.pgpAt == 5:
 	case c == pgpLine[t.pgpAt] && (t.pgpAt > 0 || t.column == 0 || t.n.media == "text/html"):
 		t.pgpAt++
 	case c == '-' && t.n.media == "text/html":
