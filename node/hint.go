@@ -16,10 +16,16 @@ func hint(err error, text string) error {
 	return &HintError{Err: err, Hint: text}
 }
 
-// Hint returns the advice that travels with err, or "".
+// Hint returns the advice that travels with err, or "". Lower rooms give theirs with a method.
 func Hint(err error) string {
 	if h, ok := errors.AsType[*HintError](err); ok {
 		return h.Hint
+	}
+	if h, ok := errors.AsType[interface {
+		error
+		Hint() string
+	}](err); ok {
+		return h.Hint()
 	}
 	return ""
 }

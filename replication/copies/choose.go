@@ -7,13 +7,22 @@ import (
 	"time"
 )
 
-// choose sets the upload's partition once there is a table.
+// tableTime is how long an upload waits for a table that lags behind the members: right after a
+// second node joined, the rows still name the first alone, and too few copies would be sure.
+const tableTime = 10 * time.Second
+
+// choose sets the upload's partition once there is a table whose rows have enough nodes.
 func (u *Upload) choose(ctx context.Context) ([]Seat, error) {
 	wait := time.NewTimer(0)
 	defer wait.Stop()
+	late := time.NewTimer(tableTime)
+	defer late.Stop()
+	settled := false
 	for {
 		select {
 		case <-wait.C:
+		case <-late.C:
+			settled = true // stand-ins may do for what the row lacks
 		case <-ctx.Done():
 			return nil, fmt.Errorf("the ledger has no table of copies yet: %w: %w", ErrNotDurable, context.Cause(ctx))
 		case <-u.c.life.Done():
@@ -24,8 +33,11 @@ func (u *Upload) choose(ctx context.Context) ([]Seat, error) {
 			row, err = u.pick(tx)
 			return err
 		})
-		if err != nil || row != nil {
-			return row, err
+		if err != nil {
+			return nil, err
+		}
+		if row != nil && (settled || seatCount(row) >= u.need) {
+			return row, nil
 		}
 		wait.Reset(50 * time.Millisecond)
 	}
@@ -72,4 +84,13 @@ func (u *Upload) pick(tx Reader) (best []Seat, err error) {
 		}
 	}
 	return best, nil
+}
+
+func seatCount(row []Seat) (n int) {
+	for _, s := range row {
+		if s.wanted() {
+			n++
+		}
+	}
+	return n
 }
