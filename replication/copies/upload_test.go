@@ -1,6 +1,7 @@
 package copies
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"slices"
@@ -238,6 +239,35 @@ func TestP1_StandInOutsideTheRow(t *testing.T) {
 				}
 			}
 		})
+	}
+}
+
+// Enough copies could be made, but all at one site: then, too, another node stands in.
+func TestP1_StandInForTheSecondSiteOfALongerRow(t *testing.T) {
+	t.Parallel()
+	cl := newCluster(t, 3, "a", "a", "b", "b").start()
+	var table Table
+	for r := range table.Rows {
+		for _, n := range cl.nodes[:3] {
+			table.Rows[r] = append(table.Rows[r], Seat{Copy: nodeCopy(n)})
+		}
+		slices.SortFunc(table.Rows[r], func(a, b Seat) int { return cmp.Compare(a.Node, b.Node) })
+	}
+	err := cl.ledger.Update(t.Context(), func(tx ledgerTx) error {
+		for g := range tableKeys {
+			table.Epochs[g] = 2
+			tx.Put(tableKey(g), table.group(g).encode())
+		}
+		return nil
+	})
+	if err != nil {
+		t.Fatal(err)
+	}
+	cl.peers[2].die()
+	f := newFile(12, 1<<20)
+	placed := cl.peers[0].store(t, f)
+	if !slices.Contains(acksOf(placed), cl.peers[3].id()) || !cl.peers[3].disk.holds(f) {
+		t.Errorf("acknowledged by %v: nobody at the other site", acksOf(placed))
 	}
 }
 
