@@ -68,7 +68,7 @@ func (b *body) readData(p []byte) (int, error) {
 		}
 	}
 	view := w.buf[w.lo:w.hi]
-	switch i := bytes.Index(view, []byte("\r\n.")); {
+	switch i := dotLine(view); {
 	case b.cr && view[0] == '\n':
 		view = view[:1]
 	case i >= 0:
@@ -80,6 +80,19 @@ func (b *body) readData(p []byte) (int, error) {
 	b.bol = bytes.HasSuffix(view, []byte("\r\n")) || b.cr && view[0] == '\n' && n == 1
 	b.cr = view[n-1] == '\r'
 	return n, nil
+}
+
+// dotLine returns where CRLF and a dot stand in p, or -1. It looks for dots, as base64 has none.
+func dotLine(p []byte) int {
+	for i := 0; ; i++ {
+		n := bytes.IndexByte(p[i:], '.')
+		if n < 0 {
+			return -1
+		}
+		if i += n; i >= 2 && p[i-1] == '\n' && p[i-2] == '\r' {
+			return i - 2
+		}
+	}
 }
 
 // dot looks at the start of a line and takes a dot away. It reports whether the line was the last.

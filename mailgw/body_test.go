@@ -8,6 +8,7 @@ import (
 	"io"
 	"math/rand/v2"
 	"net"
+	"os"
 	"strings"
 	"sync/atomic"
 	"testing"
@@ -224,6 +225,23 @@ func TestTrapC_UnknownErrorIsTemporary(t *testing.T) {
 	for _, err := range []error{errors.New("x"), context.DeadlineExceeded, fmt.Errorf("y: %w", io.ErrUnexpectedEOF), net.ErrClosed} {
 		if got := answer(err); got.code != 451 || got.enh[0] != 4 {
 			t.Errorf("%v: %v", err, got)
+		}
+	}
+}
+
+// How a client's own message ended is told apart from the same error elsewhere, which is not its fault.
+func TestClientErrors(t *testing.T) {
+	t.Parallel()
+	h := newHost(t, hostOptions{})
+	c := dial(t, start(t, newVillage(h), nil)).login().envelope()
+	c.send("BDAT 10 LAST\r\nhalf")
+	c.Conn.(*net.TCPConn).CloseWrite()
+	if got := c.answer(); !strings.HasPrefix(got, "421 4.4.2 the connection ended before the message did") {
+		t.Errorf("answer %q", got)
+	}
+	for err, want := range map[error]int{io.ErrUnexpectedEOF: 421, os.ErrDeadlineExceeded: 421, errTooLarge: 552} {
+		if got := answer(fmt.Errorf("x: %w", &clientError{err})); got.code != want {
+			t.Errorf("%v: %v, want %d", err, got, want)
 		}
 	}
 }
