@@ -158,7 +158,7 @@ func (h *host) serve(c net.Conn) {
 			_, goOn = d.act("HELO", "250 hello")
 		case "STARTTLS":
 			var said string
-			if said, goOn = d.act("STARTTLS", "220 go"); said == "220 go" {
+			if said, goOn = d.act("STARTTLS", "220 go"); strings.HasPrefix(said, "220") {
 				d.c = tls.Server(d.c, h.opts.tls)
 				d.r = bufio.NewReaderSize(d.c, 64<<10)
 			}
