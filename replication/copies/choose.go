@@ -36,7 +36,7 @@ func (u *Upload) choose(ctx context.Context) ([]Seat, error) {
 		if err != nil {
 			return nil, err
 		}
-		if row != nil && (settled || seatCount(row) >= u.need) {
+		if row != nil && (settled || u.enough(row)) {
 			return row, nil
 		}
 		wait.Reset(50 * time.Millisecond)
@@ -86,11 +86,19 @@ func (u *Upload) pick(tx Reader) (best []Seat, err error) {
 	return best, nil
 }
 
-func seatCount(row []Seat) (n int) {
+// enough says whether a row has as many nodes, at as many sites, as an answer needs.
+func (u *Upload) enough(row []Seat) bool {
+	seats, sites, all := 0, map[string]bool{}, map[string]bool{}
 	for _, s := range row {
 		if s.wanted() {
-			n++
+			seats++
+			sites[u.site[s.Node]] = true
 		}
 	}
-	return n
+	for _, n := range u.nodes {
+		if canHold(n) {
+			all[n.Site] = true
+		}
+	}
+	return seats >= u.need && len(sites) >= min(u.need, len(all), 2)
 }
