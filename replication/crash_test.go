@@ -354,7 +354,7 @@ func TestL7_StreamDescribesItself(t *testing.T) {
 	// A stream that is not what raft takes it for is refused.
 	st := must(db.states.acquire())
 	defer db.states.release(st)
-	sink := must(db.snapshots.Create(1, index+1, term, meta.Configuration, 1, nil))
+	sink := must(db.snapshots.Create(1, index+1000, term, meta.Configuration, 1, nil))
 	v.ok(writeStream(sink, st.pdb))
 	if err := sink.Close(); !errors.Is(err, errStream) {
 		t.Errorf("another index: got %v", err)
