@@ -22,7 +22,7 @@ type Config struct {
 	TLS *tls.Config
 	// MaxMessageBytes bounds a message as it comes in, 0 means 1 GiB. It is the SIZE that is offered (M8).
 	MaxMessageBytes int64
-	// Threshold is the number of bytes above which attachments are taken (M3), 0 means 256 KiB, a negative value takes none.
+	// Threshold is the number of bytes above which attachments are taken (M3); 0 takes every one, a negative value none.
 	Threshold int64
 	// SpoolDir is where messages over 1 MiB wait in an unlinked temporary file, empty means os.TempDir.
 	SpoolDir string
@@ -78,7 +78,6 @@ func (c *Config) Validate() error {
 // withDefaults returns c with its zero values replaced.
 func (c Config) withDefaults() Config {
 	c.MaxMessageBytes = cmp.Or(c.MaxMessageBytes, 1<<30)
-	c.Threshold = cmp.Or(c.Threshold, 256<<10)
 	if c.Dial == nil {
 		c.Dial = new(net.Dialer).DialContext
 	}

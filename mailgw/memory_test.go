@@ -26,7 +26,7 @@ func TestMemory(t *testing.T) {
 	c.must("354", "DATA")
 	line := "X-Endless: " + strings.Repeat("header ", 1<<16) + "\r\n"
 	used := heap(func() {
-		for range 128 << 20 / len(line) {
+		for range 1 << 30 / len(line) {
 			c.send(line)
 		}
 	})

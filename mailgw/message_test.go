@@ -170,7 +170,7 @@ func TestServe_Drain(t *testing.T) {
 	t.Parallel()
 	h := newHost(t, hostOptions{})
 	v := newVillage(h)
-	g, err := New(Config{Hostname: "gw.example.org", Publisher: v, Directory: v, Timeouts: Timeouts{Drain: time.Minute}})
+	g, err := New(Config{Hostname: "gw.example.org", Publisher: v, Directory: v, Threshold: 256 << 10, Timeouts: Timeouts{Drain: time.Minute}})
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -209,7 +209,7 @@ func TestServe_Cut(t *testing.T) {
 	t.Parallel()
 	h := newHost(t, hostOptions{acts: map[string]string{"DATA": "hang"}})
 	v := newVillage(h)
-	g, err := New(Config{Hostname: "gw.example.org", Publisher: v, Directory: v, Timeouts: Timeouts{Drain: time.Millisecond}})
+	g, err := New(Config{Hostname: "gw.example.org", Publisher: v, Directory: v, Threshold: 256 << 10, Timeouts: Timeouts{Drain: time.Millisecond}})
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -239,7 +239,7 @@ func TestServe_Cut(t *testing.T) {
 func TestServe_ListenerFails(t *testing.T) {
 	t.Parallel()
 	v := newVillage(newHost(t, hostOptions{}))
-	g, err := New(Config{Hostname: "gw.example.org", Publisher: v, Directory: v})
+	g, err := New(Config{Hostname: "gw.example.org", Publisher: v, Directory: v, Threshold: 256 << 10})
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -256,7 +256,7 @@ func TestServe_ListenerFails(t *testing.T) {
 func TestConfigValidate(t *testing.T) {
 	t.Parallel()
 	v := newVillage(newHost(t, hostOptions{}))
-	good := Config{Hostname: "gw.example.org", Publisher: v, Directory: v}
+	good := Config{Hostname: "gw.example.org", Publisher: v, Directory: v, Threshold: 256 << 10}
 	for name, change := range map[string]func(*Config){
 		"Hostname":        func(c *Config) { c.Hostname = "two words" },
 		"Publisher":       func(c *Config) { c.Publisher = nil },

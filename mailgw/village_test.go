@@ -165,7 +165,7 @@ func start(t testing.TB, v *village, change func(*Config)) string {
 
 func startOn(t testing.TB, v *village, l net.Listener, change func(*Config)) string {
 	t.Helper()
-	c := Config{Hostname: "gw.example.org", Publisher: v, Directory: v, SpoolDir: t.TempDir()}
+	c := Config{Hostname: "gw.example.org", Publisher: v, Directory: v, SpoolDir: t.TempDir(), Threshold: 256 << 10}
 	if _, bench := t.(*testing.B); !bench {
 		c.Logger = slog.New(slog.NewTextHandler(t.Output(), nil))
 	}
