@@ -23,6 +23,7 @@ import (
 	"time"
 
 	"github.com/valise-mail/valise/node"
+	"github.com/valise-mail/valise/node/api"
 )
 
 // A DemoConfig says what the demonstration shows, and where.
@@ -81,7 +82,36 @@ func OpenDemo(ctx context.Context, dir string, c DemoConfig) (*Demo, error) {
 	if err != nil {
 		return nil, errors.Join(err, v.Close())
 	}
-	return &Demo{Village: v, Person: p, cfg: c}, nil
+	d := &Demo{Village: v, Person: p, cfg: c}
+	if err := d.adopt(ctx, c.Message); err != nil {
+		return nil, errors.Join(err, v.Close())
+	}
+	return d, nil
+}
+
+// adopt gives the demonstration's account the addresses that say who is
+// responsible for the message (RFC 5322, 3.6.6): nobody else may send it.
+func (d *Demo) adopt(ctx context.Context, message []byte) error {
+	m, err := mail.ReadMessage(bytes.NewReader(message))
+	if err != nil {
+		return nil // the gateway has the last word
+	}
+	for _, field := range []string{"Resent-Sender", "Resent-From", "Sender", "From"} {
+		list, err := m.Header.AddressList(field)
+		if err != nil {
+			continue
+		}
+		for _, a := range list {
+			if strings.EqualFold(a.Address, d.Person.Address) {
+				continue
+			}
+			err := d.Houses[0].node.Admin().AddMailbox(ctx, api.MailboxRequest{Account: d.Person.Address, Address: a.Address, NextHop: d.Mail.Addr(), TLS: "none"})
+			if err != nil {
+				return fmt.Errorf("mailbox of the message's %s: %w", field, err)
+			}
+		}
+	}
+	return nil
 }
 
 // Run sends the message through the first node, reads what the recipient's

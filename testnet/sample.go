@@ -25,8 +25,8 @@ func SampleMessage(from, to string, now time.Time) []byte {
 	fmt.Fprintf(&b, "MIME-Version: 1.0\r\nContent-Type: multipart/mixed; boundary=\"%s\"\r\n\r\n", outer.Boundary())
 
 	text, _ := outer.CreatePart(textproto.MIMEHeader{"Content-Type": {`multipart/alternative; boundary="` + inner + `"`}})
-	fmt.Fprintf(text, "--%s\r\nContent-Type: text/plain; charset=utf-8\r\nContent-Transfer-Encoding: quoted-printable\r\n\r\nHello,\r\n\r\nhere are the site plan and a photograph.\r\n\r\n", inner)
-	fmt.Fprintf(text, "--%s\r\nContent-Type: text/html; charset=utf-8\r\nContent-Transfer-Encoding: quoted-printable\r\n\r\n<html><body><p>Hello,</p><p>here are the <b>site plan</b> and a photograph.</p></body></html>\r\n--%s--\r\n", inner, inner)
+	fmt.Fprintf(text, "--%s\r\nContent-Type: text/plain; charset=utf-8\r\nContent-Transfer-Encoding: 8bit\r\n\r\nHello,\r\n\r\nhere are the site plan and a photograph.\r\n\r\n", inner)
+	fmt.Fprintf(text, "--%s\r\nContent-Type: text/html; charset=utf-8\r\nContent-Transfer-Encoding: 8bit\r\n\r\n<html><body><p>Hello,</p><p>here are the <b>site plan</b> and a photograph.</p></body></html>\r\n--%s--\r\n", inner, inner)
 
 	attach(outer, "application/pdf", "site plan.pdf", samplePDF())
 	attach(outer, "image/png", "Foto 照片.png", samplePNG())
