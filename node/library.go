@@ -158,7 +158,7 @@ func (l library) resolve(tx *replication.Tx, r gateway.Request) (*gateway.Opened
 
 // openContent opens a file from local blocks, or from the nearest holder.
 func (n *Node) openContent(ctx context.Context, root cid.Cid, key [32]byte) (io.ReadSeekCloser, error) {
-	f, err := store.OpenFile(ctx, root, key, source{n.copies, root})
+	f, err := store.OpenFile(ctx, root, key, source{n.store, n.copies, root})
 	if errors.Is(err, copies.ErrNotFound) || errors.Is(err, copies.ErrNotRecorded) {
 		return nil, fmt.Errorf("%w: %w", gateway.ErrUnavailable, err)
 	}
