@@ -458,3 +458,22 @@ func TestCommitWantsTheRootLast(t *testing.T) {
 		t.Error("a root that was not added last was committed")
 	}
 }
+
+// Right after a join the rows still name the first node alone: an upload waits for the leader.
+func TestP1_UploadWaitsForTheTableAfterAJoin(t *testing.T) {
+	t.Parallel()
+	cl := newCluster(t, 2, "a").start()
+	cl.add("b")
+	cl.open(1)
+	done := make(chan error, 1)
+	var placed Placed
+	go func() {
+		var err error
+		placed, err = cl.peers[0].upload(t.Context(), newFile(2, 1000))
+		done <- err
+	}()
+	cl.start() // the table now has both
+	if err := <-done; err != nil || len(placed.Copies) != 2 {
+		t.Errorf("got %v, %v", placed, err)
+	}
+}
