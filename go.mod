@@ -3,32 +3,34 @@ module github.com/valise-mail/valise
 go 1.26.0
 
 require (
-	github.com/PlakarKorp/go-cdc-chunkers v1.0.3
-	github.com/anishathalye/porcupine v1.0.3
-	github.com/cockroachdb/pebble/v2 v2.1.7
-	github.com/emersion/go-message v0.18.2
-	github.com/emersion/go-sasl v0.0.0-20241020182733-b788ff22d5a6
-	github.com/emersion/go-smtp v0.25.1
-	github.com/fxamacker/cbor/v2 v2.9.0
-	github.com/google/go-cmp v0.7.0
-	github.com/hashicorp/raft v1.8.0
-	github.com/ipfs/go-cid v0.6.2
-	github.com/ipld/go-car/v2 v2.17.0
-	github.com/libp2p/go-libp2p v0.51.0
-	github.com/libp2p/go-libp2p-kad-dht v0.42.2
-	github.com/multiformats/go-multiaddr v0.16.1
-	github.com/multiformats/go-multihash v0.2.3
-	github.com/pelletier/go-toml/v2 v2.4.3
-	github.com/prometheus/client_golang v1.25.0
-	github.com/rogpeppe/go-internal v1.16.0
-	github.com/veraison/go-cose v1.3.0
-	github.com/zeebo/blake3 v0.2.4
-	golang.org/x/crypto v0.58.0
-	golang.org/x/net v0.62.0
-	golang.org/x/sync v0.24.0
-	golang.org/x/sys v0.49.0
-	golang.org/x/term v0.47.0
-	golang.org/x/text v0.43.0
+	github.com/PlakarKorp/go-cdc-chunkers v1.0.3 // content-defined chunks (gear table and its tests)
+	github.com/anishathalye/porcupine v1.0.3 // tests: linearizability of the ledger
+	github.com/cockroachdb/pebble/v2 v2.1.7 // state, log and block index on disk; its vfs is the file system seam
+	github.com/emersion/go-sasl v0.0.0-20241020182733-b788ff22d5a6 // AUTH PLAIN
+	github.com/emersion/go-smtp v0.25.1 // the submission port
+	github.com/fxamacker/cbor/v2 v2.9.0 // records, tokens, manifests
+	github.com/google/go-cmp v0.7.0 // tests
+	github.com/hashicorp/raft v1.8.0 // the ledger
+	github.com/ipfs/go-cid v0.6.2 // content addresses
+	github.com/ipld/go-car/v2 v2.17.0 // tests: packs and streams are CARs that others read
+	github.com/libp2p/go-libp2p v0.51.0 // the road
+	github.com/libp2p/go-libp2p-kad-dht v0.42.2 // who holds a root, when the ledger does not help
+	github.com/multiformats/go-multiaddr v0.16.1 // addresses of nodes
+	github.com/multiformats/go-multihash v0.2.3 // content addresses
+	github.com/pelletier/go-toml/v2 v2.4.3 // the config file, strict
+	github.com/prometheus/client_golang v1.25.0 // /metrics
+	github.com/rogpeppe/go-internal v1.16.0 // tests: command scripts
+	github.com/veraison/go-cose v1.3.0 // tokens
+	github.com/zeebo/blake3 v0.2.4 // keys of chunks
+	golang.org/x/net v0.62.0 // host names in addresses (IDNA); tests: HTML
+	golang.org/x/sys v0.49.0 // peer credentials of the admin socket
+	golang.org/x/term v0.47.0 // passwords from the terminal
+	golang.org/x/text v0.43.0 // charsets of mail, normal forms of names
+)
+
+require (
+	golang.org/x/crypto v0.58.0 // indirect
+	golang.org/x/sync v0.24.0 // indirect
 )
 
 require (
@@ -69,7 +71,7 @@ require (
 	github.com/huin/goupnp v1.3.0 // indirect
 	github.com/ipfs/boxo v0.41.0 // indirect
 	github.com/ipfs/go-block-format v0.2.4
-	github.com/ipfs/go-datastore v0.9.2 // indirect
+	github.com/ipfs/go-datastore v0.9.2
 	github.com/ipfs/go-ipld-cbor v0.2.1 // indirect
 	github.com/ipfs/go-ipld-format v0.6.3 // indirect
 	github.com/ipfs/go-log/v2 v2.9.2 // indirect
@@ -91,7 +93,7 @@ require (
 	github.com/libp2p/go-msgio v0.3.0 // indirect
 	github.com/libp2p/go-netroute v0.4.0 // indirect
 	github.com/libp2p/go-reuseport v0.4.0 // indirect
-	github.com/libp2p/go-yamux/v5 v5.1.0 // indirect
+	github.com/libp2p/go-yamux/v5 v5.1.0
 	github.com/marten-seemann/tcp v0.0.0-20210406111302-dfbc87cc63fd // indirect
 	github.com/mattn/go-colorable v0.1.13 // indirect
 	github.com/mattn/go-isatty v0.0.22 // indirect
@@ -106,7 +108,7 @@ require (
 	github.com/multiformats/go-multiaddr-fmt v0.1.0 // indirect
 	github.com/multiformats/go-multibase v0.3.0 // indirect
 	github.com/multiformats/go-multicodec v0.10.0 // indirect
-	github.com/multiformats/go-multistream v0.6.1 // indirect
+	github.com/multiformats/go-multistream v0.6.1
 	github.com/multiformats/go-varint v0.1.0 // indirect
 	github.com/munnerz/goautoneg v0.0.0-20191010083416-a7dc8b61c822 // indirect
 	github.com/pbnjay/memory v0.0.0-20210728143218-7b4eea64cf58 // indirect
@@ -134,7 +136,7 @@ require (
 	github.com/prometheus/common v0.72.0 // indirect
 	github.com/prometheus/procfs v0.22.0 // indirect
 	github.com/quic-go/qpack v0.6.0 // indirect
-	github.com/quic-go/quic-go v0.64.1 // indirect
+	github.com/quic-go/quic-go v0.64.1
 	github.com/quic-go/webtransport-go v0.13.0 // indirect
 	github.com/spaolacci/murmur3 v1.1.0 // indirect
 	github.com/whyrusleeping/cbor v0.0.0-20171005072247-63513f603b11 // indirect
