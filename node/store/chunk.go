@@ -66,20 +66,51 @@ func (g *gear) cut(data []byte) int {
 	}
 	data = data[:min(len(data), chunkMax)]
 	normal := min(len(data), chunkNormal)
-	var hash uint64
-	for i, b := range data[chunkMin:normal] {
-		hash = hash<<1 + g[b]
-		if hash&maskSmall == 0 {
-			return chunkMin + i
-		}
+	i, hash := g.scan(data[chunkMin:normal], 0, maskSmall)
+	if i >= 0 {
+		return chunkMin + i
 	}
-	for i, b := range data[normal:] {
-		hash = hash<<1 + g[b]
-		if hash&maskLarge == 0 {
-			return normal + i
-		}
+	if i, _ = g.scan(data[normal:], hash, maskLarge); i >= 0 {
+		return normal + i
 	}
 	return len(data)
+}
+
+// scan rolls hash over data and returns the first position where it has no bit of mask, else -1.
+//
+// Four bytes go at a time, so that each hash need not wait for the one before it:
+// ((h<<1 + a)<<1 + b) is h<<2 + (a<<1 + b), and so on.
+//
+//go:norace
+func (g *gear) scan(data []byte, hash, mask uint64) (int, uint64) {
+	i := 0
+	for ; i+4 <= len(data); i += 4 {
+		four := data[i : i+4 : i+4]
+		a := g[four[0]]
+		b := a<<1 + g[four[1]]
+		c := b<<1 + g[four[2]]
+		d := c<<1 + g[four[3]]
+		h1, h2, h3 := hash<<1+a, hash<<2+b, hash<<3+c
+		hash = hash<<4 + d
+		if h1&mask == 0 || h2&mask == 0 || h3&mask == 0 || hash&mask == 0 {
+			switch {
+			case h1&mask == 0:
+				return i, h1
+			case h2&mask == 0:
+				return i + 1, h2
+			case h3&mask == 0:
+				return i + 2, h3
+			}
+			return i + 3, hash
+		}
+	}
+	for ; i < len(data); i++ {
+		hash = hash<<1 + g[data[i]]
+		if hash&mask == 0 {
+			return i, hash
+		}
+	}
+	return -1, hash
 }
 
 // A cutter cuts a stream where its content says so (T1).
