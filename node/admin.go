@@ -34,8 +34,8 @@ func (n *Node) Admin() api.Admin { return admin{n} }
 // Invite implements api.Admin: it admits a fresh ticket's peer id to the gate.
 func (a admin) Invite(ctx context.Context, r api.InviteRequest) (api.Invited, error) {
 	n := a.n
-	if r.Site == "" || strings.ContainsAny(r.Site, " \t\r\n/") {
-		return api.Invited{}, hint(fmt.Errorf("site %q is no site name", r.Site), `use a short word: "valise cluster invite --site paris"`)
+	if err := checkSite(r.Site); err != nil {
+		return api.Invited{}, err
 	}
 	life := r.For
 	if life <= 0 {
@@ -53,7 +53,13 @@ func (a admin) Invite(ctx context.Context, r api.InviteRequest) (api.Invited, er
 	if t.Addrs, err = multiaddrs(raw); err != nil {
 		return api.Invited{}, err
 	}
+	if err := t.Validate(); err != nil {
+		return api.Invited{}, err
+	}
 	err = n.ledger.Update(ctx, func(tx *replication.Tx) error {
+		if err := dropOldTickets(tx, now); err != nil {
+			return err
+		}
 		put(tx, ticketKey(t.PeerID()), ticketRecord{Site: t.Site, Created: now, Expires: t.Expires})
 		bumpMembers(tx)
 		return nil
@@ -65,6 +71,72 @@ func (a admin) Invite(ctx context.Context, r api.InviteRequest) (api.Invited, er
 		return api.Invited{}, err
 	}
 	return api.Invited{Ticket: t.String(), Expires: t.Expires}, nil
+}
+
+// dropOldTickets removes records of tickets that ended long ago, some at a time.
+func dropOldTickets(tx *replication.Tx, now time.Time) error {
+	seen := 0
+	for k, v := range tx.Scan(ticketKeys, replication.PrefixEnd(ticketKeys)) {
+		if seen++; seen > 500 {
+			break
+		}
+		var t ticketRecord
+		if err := replication.Unmarshal(v, &t); err != nil {
+			return fmt.Errorf("ticket: %w", err)
+		}
+		if now.Sub(t.Expires) > oldTicket {
+			tx.Delete(k)
+		}
+	}
+	return nil
+}
+
+// CancelTicket implements api.Admin.
+func (a admin) CancelTicket(ctx context.Context, r api.CancelRequest) error {
+	t, err := dht.ParseTicket(r.Ticket)
+	if err != nil {
+		return hint(fmt.Errorf("ticket: %w", err), `copy the whole line that "valise cluster invite" printed`)
+	}
+	now := a.n.cfg.now()
+	err = a.n.ledger.Update(ctx, func(tx *replication.Tx) error {
+		var known ticketRecord
+		ok, err := get(tx, ticketKey(t.PeerID()), &known)
+		switch {
+		case err != nil:
+			return err
+		case !ok || now.After(known.Expires):
+			return nil
+		case known.JoinedAs != nil:
+			return hint(errors.New("the ticket was used already"), `"valise status" shows who joined`)
+		}
+		tx.Delete(ticketKey(t.PeerID()))
+		bumpMembers(tx)
+		return nil
+	})
+	if err != nil {
+		return ledgerHint(err)
+	}
+	return a.n.follow()
+}
+
+// AddPassword implements api.Admin.
+func (a admin) AddPassword(ctx context.Context, r api.PasswordRequest) (api.AccountAdded, error) {
+	account, err := a.account(r.Account)
+	if err != nil {
+		return api.AccountAdded{}, err
+	}
+	address, err := a.firstAddress(account, r.Account)
+	if err != nil {
+		return api.AccountAdded{}, err
+	}
+	secret, now := authz.NewAppPassword(), a.n.cfg.now()
+	err = a.n.ledger.Update(ctx, func(tx *replication.Tx) error {
+		return authz.PutAppPassword(tx, authz.AppPassword{Hash: secret.Hash(), Account: account, Label: r.Label, Created: now})
+	})
+	if err != nil {
+		return api.AccountAdded{}, ledgerHint(err)
+	}
+	return api.AccountAdded{Account: string(account), Address: string(address), AppPassword: secret.Reveal()}, nil
 }
 
 // AddAccount implements api.Admin.
@@ -86,7 +158,7 @@ func (a admin) AddAccount(ctx context.Context, r api.AccountRequest) (api.Accoun
 		return authz.PutAppPassword(tx, authz.AppPassword{Hash: secret.Hash(), Account: account.ID, Label: "first", Created: now})
 	})
 	if errors.Is(err, authz.ErrAddressTaken) {
-		return api.AccountAdded{}, hint(err, "the address belongs to an account already; an address never belongs to two")
+		return api.AccountAdded{}, hint(err, `the address belongs to an account already; "valise account password" gives that one another app password`)
 	}
 	if err != nil {
 		return api.AccountAdded{}, ledgerHint(err)
@@ -189,7 +261,7 @@ func (a admin) Put(ctx context.Context, r api.PutRequest, content io.Reader) (ap
 	if err != nil {
 		return api.PutDone{}, ledgerHint(err)
 	}
-	return api.PutDone{File: string(links.ids[0]), Version: 1, CID: up.content.Root.String(), Size: up.content.Size, Link: links.files[0]}, nil
+	return api.PutDone{File: string(links.ids[0]), Version: links.versions[0], CID: up.content.Root.String(), Size: up.content.Size, Link: links.files[0]}, nil
 }
 
 // firstAddress is the address a link is shown to come from: the one the
@@ -216,7 +288,7 @@ func (a admin) Revoke(ctx context.Context, r api.RevokeRequest) (api.Revoked, er
 	if err != nil {
 		return api.Revoked{}, err
 	}
-	claims, err := authz.Verify(token, a.n.law, time.Time{})
+	claims, err := authz.Genuine(token, a.n.law)
 	if err != nil {
 		return api.Revoked{}, hint(fmt.Errorf("link: %w", err), "copy the whole link as it stands in the message")
 	}

@@ -51,12 +51,12 @@ func (n *Node) serveClock(s network.Stream) {
 // watchClocks compares this node's clock with the members' median. The ledger
 // depends on no clock; the expiry of links does.
 func (n *Node) watchClocks(ctx context.Context) error {
-	for wait := time.Second; sleep(ctx, wait); wait = clockEvery {
+	for wait := time.Second; sleep(ctx, wait); {
 		skew, heard := n.measureSkew(ctx)
 		if !heard {
-			wait = time.Second
-			continue
+			continue // alone, or nobody in reach: soon again
 		}
+		wait = clockEvery
 		was := n.skew.set(skew)
 		if skew.Abs() > maxSkew && was.Abs() <= maxSkew {
 			n.log.ErrorContext(ctx, "this node's clock is off", "skew", skew.Round(time.Second), "hint", clockHint)

@@ -11,6 +11,7 @@ import (
 	"net/netip"
 	"net/url"
 	"path/filepath"
+	"regexp"
 	"strconv"
 	"strings"
 	"time"
@@ -74,17 +75,10 @@ type TLS struct {
 
 // Mail is policy for the submission port.
 type Mail struct {
-	Hostname   string   `toml:"hostname" comment:"Our name in EHLO and Received. Empty: the organisation."`
-	Threshold  Size     `toml:"threshold" comment:"An attachment above this is taken out, alone or together with its siblings."`
-	MaxMessage Size     `toml:"max-message" comment:"Offered as SIZE. The next hop never sees this size."`
-	SpoolDir   string   `toml:"spool-dir" comment:"For messages in flight. Empty: the system's temporary folder."`
-	Domains    []Domain `toml:"domain,omitempty"`
-}
-
-// A Domain says which server sends for the mailboxes of a domain.
-type Domain struct {
-	Name    string `toml:"name"`
-	NextHop string `toml:"next-hop"`
+	Hostname   string `toml:"hostname" comment:"Our name in EHLO and Received. Empty: the organisation."`
+	Threshold  Size   `toml:"threshold" comment:"An attachment above this is taken out, alone or together with its siblings."`
+	MaxMessage Size   `toml:"max-message" comment:"Offered as SIZE. The next hop never sees this size."`
+	SpoolDir   string `toml:"spool-dir" comment:"For messages in flight. Empty: the system's temporary folder."`
 }
 
 // CopiesConfig says how many nodes hold each file.
@@ -187,8 +181,17 @@ func (c *Config) Validate() error {
 	if c.Organisation == "" {
 		return hint(errors.New("organisation is empty"), `set organisation = "example.org"`)
 	}
-	if c.Site == "" || strings.ContainsAny(c.Site, " \t\r\n/") {
-		return hint(fmt.Errorf("site %q is no site name", c.Site), `use a short word such as "berlin"`)
+	if err := checkSite(c.Site); err != nil {
+		return err
+	}
+	if len(c.Name) > maxName {
+		return hint(fmt.Errorf("name is %d bytes long", len(c.Name)), `use a short word such as "berlin-1"`)
+	}
+	if !hostname.MatchString(c.mailHostname()) || len(c.mailHostname()) > 253 {
+		return hint(fmt.Errorf("%q is no host name for SMTP", c.mailHostname()), `set mail.hostname = "mail.example.org"; it is the organisation's name unless set`)
+	}
+	if len(c.Advertise) > maxAddrs/2 {
+		return hint(fmt.Errorf("advertise has %d names, %d are allowed", len(c.Advertise), maxAddrs/2), "name the ones other nodes should use")
 	}
 	if c.Language != "en" && c.Language != "zh-CN" {
 		return hint(fmt.Errorf("language %q is not known", c.Language), `use "en" or "zh-CN"`)
@@ -204,6 +207,12 @@ func (c *Config) Validate() error {
 			return hint(fmt.Errorf("listen.%s %q is not loopback and there is no certificate", l.key, l.addr),
 				"set tls.cert and tls.key, or tls.self-signed = true for a trial")
 		}
+	}
+	if c.Public.Files == "" && c.Listen.Files != "" && !loopback(c.Listen.Files) {
+		return hint(fmt.Errorf("listen.files %q is not loopback and public.files is empty", c.Listen.Files), `links need a name that recipients can open: public.files = "https://files.example.org"`)
+	}
+	if c.Public.App == "" && c.Listen.App != "" && !loopback(c.Listen.App) {
+		return hint(fmt.Errorf("listen.app %q is not loopback and public.app is empty", c.Listen.App), `set public.app = "https://app.example.org"`)
 	}
 	if (c.TLS.Cert == "") != (c.TLS.Key == "") {
 		return hint(errors.New("tls.cert and tls.key go together"), "set both or neither")
@@ -227,6 +236,16 @@ func (c *Config) Validate() error {
 	}
 	if c.Mail.MaxMessage < 1<<20 {
 		return hint(fmt.Errorf("mail.max-message = %s is too small", c.Mail.MaxMessage), `use at least "1MiB"`)
+	}
+	return nil
+}
+
+var hostname = regexp.MustCompile(`^[A-Za-z0-9]([A-Za-z0-9-]*[A-Za-z0-9])?(\.[A-Za-z0-9]([A-Za-z0-9-]*[A-Za-z0-9])?)*$`)
+
+// checkSite says whether a word may name a site: it stands in the signed member list.
+func checkSite(site string) error {
+	if site == "" || len(site) > maxSite || strings.ContainsFunc(site, func(r rune) bool { return r <= ' ' || r == '/' || r == 0x7f }) {
+		return hint(fmt.Errorf("site %q is no site name", site), fmt.Sprintf(`use a short word, such as "berlin", of at most %d bytes`, maxSite))
 	}
 	return nil
 }

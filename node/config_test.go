@@ -15,7 +15,6 @@ func TestConfigRoundTrip(t *testing.T) {
 	c := DefaultConfig(3000)
 	c.Organisation, c.Site, c.Name = "example.org", "berlin", "berlin-1"
 	c.Advertise = []string{"node1.example.org"}
-	c.Mail.Domains = []Domain{{Name: "example.org", NextHop: "smtp.example.org:587"}}
 	var buf bytes.Buffer
 	if err := c.WriteTOML(&buf); err != nil {
 		t.Fatal(err)

@@ -41,11 +41,12 @@ func (n *Node) openFaces(ctx context.Context) error {
 		bound *string
 		serve func(net.Listener) error
 		tls   bool
+		web   bool
 	}{
-		{l.SMTP, &n.faces.smtp, n.serveMail, false}, // STARTTLS is the session's own affair
-		{l.Files, &n.faces.files, n.serveFiles, true},
-		{l.App, &n.faces.app, n.serveApp, true},
-		{l.Metrics, &n.faces.metrics, n.serveMetrics, false},
+		{l.SMTP, &n.faces.smtp, n.serveMail, false, false}, // STARTTLS and limits are its own affair
+		{l.Files, &n.faces.files, n.serveFiles, true, true},
+		{l.App, &n.faces.app, n.serveApp, true, true},
+		{l.Metrics, &n.faces.metrics, n.serveMetrics, false, true},
 	}
 	listeners := make([]net.Listener, len(binds))
 	closeBound := func() {
@@ -65,6 +66,9 @@ func (n *Node) openFaces(ctx context.Context) error {
 			return listenHint(err, b.addr)
 		}
 		*b.bound = ln.Addr().String()
+		if b.web {
+			ln = newLimitListener(ln)
+		}
 		if b.tls && n.faces.tls != nil {
 			ln = tls.NewListener(ln, n.faces.tls)
 		}

@@ -129,6 +129,10 @@ func (c *Config) askToJoin(ctx context.Context, t dht.Ticket, id *identity) (joi
 	if err != nil {
 		return a, err
 	}
+	if onLoopback(bulk) && !allLoopback(t.Addrs) {
+		return a, hint(errors.New("this node would only be reachable on its own machine, and the cluster is elsewhere"),
+			"say how the other nodes reach it: --advertise node2.example.org")
+	}
 	s, host, err := dht.DialTicket(ctx, t)
 	if err != nil {
 		return a, hint(fmt.Errorf("reach the inviting node: %w", err),
@@ -202,11 +206,11 @@ func (n *Node) admit(ctx context.Context, ticket peer.ID, nonce []byte, r joinRe
 	if len(r.Key) != ed25519.PublicKeySize || !ed25519.Verify(r.Key, r.signed(n.cluster.Cluster, ticket, nonce), r.Proof) {
 		return joinAnswer{}, errors.New("the new node did not prove its key")
 	}
-	if len(r.Name) > 100 || len(r.Program) > 100 || len(r.Bulk) > 16 || len(r.Ledger) > 16 {
+	if len(r.Name) > maxName || len(r.Program) > maxName {
 		return joinAnswer{}, errors.New("the request is too long")
 	}
-	if _, err := multiaddrs(slices.Concat(r.Bulk, r.Ledger)); err != nil {
-		return joinAnswer{}, fmt.Errorf("addresses: %w", err)
+	if err := checkAddrs(r.Bulk, r.Ledger); err != nil {
+		return joinAnswer{}, err
 	}
 	pub, err := crypto.UnmarshalEd25519PublicKey(r.Key)
 	if err != nil {
@@ -215,6 +219,9 @@ func (n *Node) admit(ctx context.Context, ticket peer.ID, nonce []byte, r joinRe
 	id, err := peer.IDFromPublicKey(pub)
 	if err != nil {
 		return joinAnswer{}, err
+	}
+	if id == ticket {
+		return joinAnswer{}, errors.New("a ticket's key cannot be a node's key")
 	}
 	now := n.cfg.now()
 	wrapped, err := n.keys.wrapAll(id, r.SealKey, now)
@@ -234,8 +241,15 @@ func (n *Node) admit(ctx context.Context, ticket peer.ID, nonce []byte, r joinRe
 		}
 		a = joinAnswer{Organisation: org.Name, Site: site, PublicFiles: org.PublicFiles, PublicApp: org.PublicApp}
 		var known memberRecord
-		if ok, err := get(tx, memberKey(id), &known); err != nil || ok {
+		ok, err := get(tx, memberKey(id), &known)
+		if err != nil {
 			return err
+		}
+		if ok { // it asks again, perhaps because it listens elsewhere now
+			known.Name, known.Bulk, known.Ledger = r.Name, r.Bulk, r.Ledger
+			put(tx, memberKey(id), known)
+			bumpMembers(tx)
+			return nil
 		}
 		put(tx, memberKey(id), memberRecord{
 			Name: r.Name, Site: site, Class: uint8(dht.Member), SealKey: r.SealKey, Joined: now, Program: r.Program,

@@ -101,8 +101,12 @@ func (l library) decided(ctx context.Context, fn func(tx *replication.Tx) error)
 	return err
 }
 
-// fresh refuses when the organisation chose a greatest age and this copy is older.
+// fresh refuses to decide before this node has a first copy of the ledger, and
+// when the organisation chose a greatest age and this copy is older.
 func (l library) fresh() error {
+	if !l.n.settled() {
+		return fmt.Errorf("%w: no copy of the ledger yet", gateway.ErrNotYet)
+	}
 	limit := time.Duration(l.n.cfg.Ledger.MaxStaleness)
 	if limit == 0 {
 		return nil

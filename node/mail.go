@@ -16,8 +16,13 @@ import (
 
 // serveMail runs the submission port until the node closes.
 func (n *Node) serveMail(l net.Listener) error {
+	secure := n.faces.tls
+	if secure != nil {
+		secure = secure.Clone()
+		secure.NextProtos = nil // those are HTTP's
+	}
 	gate, err := mailgw.New(mailgw.Config{
-		Hostname: n.cfg.mailHostname(), Publisher: publisher{n}, Directory: directory{n}, TLS: n.faces.tls,
+		Hostname: n.cfg.mailHostname(), Publisher: publisher{n}, Directory: directory{n}, TLS: secure,
 		MaxMessageBytes: int64(n.cfg.Mail.MaxMessage), Threshold: int64(n.cfg.Mail.Threshold), SpoolDir: n.cfg.Mail.SpoolDir,
 		Dial: n.cfg.dial, Clock: n.cfg.clock(), Logger: n.log,
 	})
@@ -111,6 +116,9 @@ var _ mailgw.Directory = directory{}
 
 // Authenticate implements mailgw.Directory: a mailbox address and an app password of its account.
 func (d directory) Authenticate(ctx context.Context, l mailgw.Login) (mailgw.Sender, error) {
+	if !d.n.settled() {
+		return mailgw.Sender{}, fmt.Errorf("%w: no copy of the ledger yet", mailgw.ErrTryLater)
+	}
 	address, err := authz.ParseAddress(l.User)
 	if err != nil {
 		return mailgw.Sender{}, mailgw.ErrBadCredentials

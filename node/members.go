@@ -24,6 +24,8 @@ const settleTimeout = 10 * time.Second
 // A roster is the membership as this node's copy of the ledger has it, kept in
 // memory for those who ask often.
 type roster struct {
+	following sync.Mutex // held by follow, so that an older view never comes after a newer one
+
 	mu      sync.RWMutex // guards the fields below
 	members []member
 	org     orgRecord
@@ -74,6 +76,7 @@ func (n *Node) settle(ctx context.Context) error {
 	if err := n.follow(); err != nil {
 		return err
 	}
+	n.start("reach out", n.reachOut)
 	if _, ok := n.roster.find(n.id.id); !ok {
 		n.log.InfoContext(ctx, "waiting for the first copy of the ledger")
 		wait, cancel := context.WithTimeout(ctx, settleTimeout)
@@ -100,6 +103,13 @@ func (n *Node) settle(ctx context.Context) error {
 	return nil
 }
 
+// settled says whether this node has had a copy of the ledger: before that it
+// can refuse nobody, for it knows nobody.
+func (n *Node) settled() bool {
+	_, ok := n.roster.find(n.id.id)
+	return ok
+}
+
 func (n *Node) waitForSelf(ctx context.Context) error {
 	for change, err := range n.ledger.Watch(ctx, memberKey(n.id.id)) {
 		if err != nil {
@@ -114,6 +124,8 @@ func (n *Node) waitForSelf(ctx context.Context) error {
 
 // follow brings keys, gate, raft servers and roster to what this copy says now.
 func (n *Node) follow() error {
+	n.roster.following.Lock()
+	defer n.roster.following.Unlock()
 	var list dht.List
 	var all []member
 	var org orgRecord
@@ -145,17 +157,17 @@ func (n *Node) follow() error {
 			servers = append(servers, replication.Server{ID: m.ID, Site: m.Site})
 		}
 	}
+	n.ledger.SetServers(servers)
 	signed, err := n.signList(list)
 	if errors.Is(err, errNoKey) {
 		return nil
 	}
 	if err != nil {
-		return err
+		return fmt.Errorf("sign member list %d: %w", list.Number, err)
 	}
 	if err := n.road.Publish(signed); err != nil {
 		return fmt.Errorf("publish member list %d: %w", list.Number, err)
 	}
-	n.ledger.SetServers(servers)
 	return nil
 }
 
@@ -184,8 +196,33 @@ func (n *Node) followMembers(ctx context.Context) error {
 		if !synced || (change.Kind != replication.Synced && !bytes.Equal(change.Key, keyVersion) && !bytes.HasPrefix(change.Key, secretKeys)) {
 			continue
 		}
-		if err := n.follow(); err != nil {
-			n.log.ErrorContext(ctx, "follow members", "err", err)
+		for err := n.follow(); err != nil; err = n.follow() {
+			n.log.ErrorContext(ctx, "follow members; trying again", "err", err)
+			if !sleep(ctx, time.Second) {
+				return nil
+			}
+		}
+	}
+	return nil
+}
+
+// reachOut opens connections to the other members until this node hears of a
+// leader. A leader can only call a joiner where its record says it is; when
+// that is wrong, the joiner's own call gives the leader a connection to use.
+func (n *Node) reachOut(ctx context.Context) error {
+	for n.ledger.Status().Leader == "" {
+		for _, p := range n.road.Peers().Peers {
+			if p.ID == n.id.id || p.Class != dht.Member {
+				continue
+			}
+			dial, cancel := context.WithTimeout(ctx, 5*time.Second)
+			if s, err := n.road.Ledger().Dial(dial, p.ID, "ledger/1"); err == nil {
+				s.Reset()
+			}
+			cancel()
+		}
+		if !sleep(ctx, time.Second) {
+			return nil
 		}
 	}
 	return nil
@@ -199,7 +236,10 @@ func (n *Node) followSigningKeys(ctx context.Context) error {
 		if change.Kind == replication.Reset {
 			continue
 		}
-		if err := n.ledger.View(n.loadSigningKeys); err != nil {
+		n.roster.following.Lock()
+		err := n.ledger.View(n.loadSigningKeys)
+		n.roster.following.Unlock()
+		if err != nil {
 			n.log.ErrorContext(ctx, "load signing keys", "err", err)
 		}
 	}
@@ -256,6 +296,9 @@ func (n *Node) ownRecord(m memberRecord) (_ memberRecord, err error) {
 	if m.Ledger, err = n.cfg.advertised(n.road.Ledger().Addrs()); err != nil {
 		return m, err
 	}
+	if err := checkAddrs(m.Bulk, m.Ledger); err != nil {
+		return m, err
+	}
 	id := n.store.ID()
 	m.Store, m.Name, m.Program, m.Files = id[:], n.cfg.name(), Version, n.cfg.Listen.Files
 	return m, nil
@@ -269,7 +312,9 @@ func (n *Node) keepOwnRecord(ctx context.Context) error {
 		if done {
 			return nil
 		}
-		if err != nil {
+		if err != nil && Hint(err) != "" {
+			n.log.ErrorContext(ctx, "own record not written", "err", err, "hint", Hint(err))
+		} else if err != nil {
 			n.log.DebugContext(ctx, "own record not written yet", "err", err)
 		}
 		if !sleep(ctx, wait) {

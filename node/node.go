@@ -183,6 +183,14 @@ func (n *Node) openStore(ctx context.Context) (err error) {
 		return err
 	}
 	n.opened("store", n.store)
+	n.start("store watchdog", func(ctx context.Context) error {
+		select {
+		case err := <-n.store.Fatal():
+			return hint(fmt.Errorf("block store: %w", err), "the store's index could not be written: look at free space and at the disk's health, then start the node again; nothing acknowledged is lost")
+		case <-ctx.Done():
+			return nil
+		}
+	})
 	return nil
 }
 

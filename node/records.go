@@ -9,6 +9,7 @@ import (
 	"github.com/libp2p/go-libp2p/core/peer"
 	"github.com/multiformats/go-multiaddr"
 
+	"github.com/valise-mail/valise/authz"
 	"github.com/valise-mail/valise/dht"
 	"github.com/valise-mail/valise/replication"
 )
@@ -21,14 +22,14 @@ import (
 //	n v                       bumped by every change of members or tickets; its
 //	                          change index numbers the signed list
 //	n k <kind> 0 <epoch> <peer id>  a secret, wrapped to one node
-//	n e <kind>                newest epoch of a kind
+//	n u <sending id>          a sending that was taken back before it came to be
 var (
 	keyOrg     = []byte("no")
 	keyVersion = []byte("nv")
 	memberKeys = []byte("nm")
 	ticketKeys = []byte("nt")
 	secretKeys = []byte("nk")
-	epochKeys  = []byte("ne")
+	undoneKeys = []byte("nu")
 )
 
 // orgRecord is what all nodes share of the configuration.
@@ -66,6 +67,12 @@ type ticketRecord struct {
 	replication.Unknown
 }
 
+// undoneRecord keeps a sending from coming to be.
+type undoneRecord struct {
+	At time.Time `cbor:"1,keyasint"`
+	replication.Unknown
+}
+
 // wrappedRecord is one secret, sealed to one node.
 type wrappedRecord struct {
 	Sealed  []byte    `cbor:"1,keyasint"`
@@ -83,7 +90,7 @@ func secretKey(kind string, epoch uint32, id peer.ID) []byte {
 	return append(k, id...)
 }
 
-func epochKey(kind string) []byte { return append(slices.Clone(epochKeys), kind...) }
+func undoneKey(id authz.SendingID) []byte { return append(slices.Clone(undoneKeys), id...) }
 
 // put stores a record. Encoding our own types cannot fail but by a broken invariant.
 func put(tx *replication.Tx, key []byte, record any) {
@@ -135,6 +142,7 @@ func peerList(tx *replication.Tx, cluster string) (dht.List, error) {
 	if err != nil {
 		return dht.List{}, err
 	}
+	known := map[peer.ID]bool{}
 	for _, m := range all {
 		p := dht.Peer{ID: m.ID, Class: dht.Class(m.Class), Site: m.Site}
 		if p.Bulk, err = multiaddrs(m.Bulk); err != nil {
@@ -143,6 +151,7 @@ func peerList(tx *replication.Tx, cluster string) (dht.List, error) {
 		if p.Ledger, err = multiaddrs(m.Ledger); err != nil {
 			return dht.List{}, fmt.Errorf("member %s: %w", m.ID, err)
 		}
+		known[m.ID] = true
 		l.Peers = append(l.Peers, p)
 	}
 	for k, v := range tx.Scan(ticketKeys, replication.PrefixEnd(ticketKeys)) {
@@ -150,9 +159,42 @@ func peerList(tx *replication.Tx, cluster string) (dht.List, error) {
 		if err := replication.Unmarshal(v, &t); err != nil {
 			return dht.List{}, fmt.Errorf("ticket: %w", err)
 		}
-		l.Peers = append(l.Peers, dht.Peer{ID: peer.ID(k[len(ticketKeys):]), Class: dht.TicketHolder, Site: t.Site, Until: t.Expires})
+		id := peer.ID(k[len(ticketKeys):])
+		if known[id] || len(l.Peers) == maxPeers {
+			continue
+		}
+		l.Peers = append(l.Peers, dht.Peer{ID: id, Class: dht.TicketHolder, Site: t.Site, Until: t.Expires})
 	}
 	return l, nil
+}
+
+// What the list's format allows. Records are checked before they are written:
+// a list that cannot be signed would stop every node.
+const (
+	maxPeers  = 4096
+	maxSite   = 64
+	maxName   = 100
+	maxAddrs  = 16
+	maxAddr   = 256
+	oldTicket = 24 * time.Hour // how long a ticket's record outlives its end
+)
+
+// checkAddrs says whether addresses may stand in a member's record.
+func checkAddrs(lanes ...[][]byte) error {
+	for _, addrs := range lanes {
+		if len(addrs) > maxAddrs {
+			return hint(fmt.Errorf("%d addresses, %d are allowed", len(addrs), maxAddrs), "name the ones other nodes should use: advertise in the config")
+		}
+		for _, a := range addrs {
+			if len(a) > maxAddr {
+				return fmt.Errorf("an address of %d bytes, %d are allowed", len(a), maxAddr)
+			}
+		}
+		if _, err := multiaddrs(addrs); err != nil {
+			return err
+		}
+	}
+	return nil
 }
 
 func multiaddrs(raw [][]byte) ([]multiaddr.Multiaddr, error) {

@@ -115,7 +115,7 @@ func (c *Config) planned() (bulk, ledger [][]byte, err error) {
 			return nil, nil, err
 		}
 	}
-	return bulk, ledger, nil
+	return bulk, ledger, checkAddrs(bulk, ledger)
 }
 
 // advertised returns what other nodes should dial, given the addresses a lane
@@ -139,6 +139,21 @@ func (c *Config) advertised(bound []multiaddr.Multiaddr) ([][]byte, error) {
 		}
 	}
 	return out, nil
+}
+
+// onLoopback says whether addresses are all of this machine alone.
+func onLoopback(raw [][]byte) bool {
+	addrs, err := multiaddrs(raw)
+	return err == nil && allLoopback(addrs)
+}
+
+func allLoopback(addrs []multiaddr.Multiaddr) bool {
+	for _, a := range addrs {
+		if !manet.IsIPLoopback(a) {
+			return false
+		}
+	}
+	return true
 }
 
 func boundPorts(bound []multiaddr.Multiaddr) []int {

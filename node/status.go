@@ -9,7 +9,6 @@ import (
 	"github.com/libp2p/go-libp2p/core/peer"
 
 	"github.com/valise-mail/valise/node/api"
-	"github.com/valise-mail/valise/node/drive"
 	"github.com/valise-mail/valise/replication"
 	"github.com/valise-mail/valise/replication/copies"
 )
@@ -83,22 +82,9 @@ func (n *Node) nameOf(id peer.ID) string {
 
 // countCopies counts contents and the copies that are still to be fetched.
 func (n *Node) countCopies(c *api.CopiesStatus) error {
-	nodes := len(n.roster.holders())
-	c.Nodes = nodes
+	c.Nodes = len(n.roster.holders())
 	return n.ledger.View(func(tx *replication.Tx) error {
-		seen := map[string]bool{}
-		for _, v := range drive.Roots(tx) {
-			if seen[v.Root.KeyString()] {
-				continue
-			}
-			seen[v.Root.KeyString()] = true
-			c.Files++
-			holders, err := n.copies.Holders(tx, v.Root)
-			if err != nil && !errors.Is(err, copies.ErrNotRecorded) {
-				return err
-			}
-			c.Missing += max(0, min(c.Wanted, nodes)-len(holders))
-		}
+		c.Files, c.Missing = copies.Count(tx)
 		return nil
 	})
 }

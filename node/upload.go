@@ -92,10 +92,11 @@ type sharedFile struct {
 
 // A shared file's links, as they go into a message.
 type sharedLinks struct {
-	landing string
-	files   []string
-	ids     []authz.FileID
-	token   authz.Token
+	landing  string
+	files    []string
+	ids      []authz.FileID
+	versions []uint32 // newest of each file
+	token    authz.Token
 }
 
 // share makes files, versions, copies' records, the sending and its one grant
@@ -116,15 +117,23 @@ func (n *Node) share(ctx context.Context, s sharing) (sharedLinks, error) {
 	for i := range fresh {
 		fresh[i] = drive.NewFileID()
 	}
-	out := sharedLinks{token: token, ids: make([]authz.FileID, len(s.files))}
+	out := sharedLinks{token: token, ids: make([]authz.FileID, len(s.files)), versions: make([]uint32, len(s.files))}
 	err = n.ledger.Update(ctx, func(tx *replication.Tx) error {
+		if _, undone := tx.Get(undoneKey(s.sending.ID)); undone {
+			return fmt.Errorf("sending %s: %w", s.sending.ID, errUndone)
+		}
 		g := grant
 		g.Files = nil
 		for i, f := range s.files {
-			id, err := drive.Attach(tx, fresh[i], s.sending.Account, f.name, f.content, s.sending.Created)
+			id, err := drive.Attach(tx, fresh[i], s.sending, f.name, f.content)
 			if err != nil {
 				return err
 			}
+			file, _, err := drive.Newest(tx, id)
+			if err != nil {
+				return err
+			}
+			out.versions[i] = file.Newest
 			if err := n.copies.Record(tx, f.placed); err != nil {
 				return err
 			}
@@ -144,12 +153,20 @@ func (n *Node) share(ctx context.Context, s sharing) (sharedLinks, error) {
 	return out, nil
 }
 
+// errUndone says that the sending was taken back before it came to be.
+var errUndone = errors.New("it was taken back")
+
 // undo takes back what share did for a message that was not sent. A file that
 // was there before, or that another grant names, stays. Doing it again does nothing (S1).
+//
+// A share whose outcome was not learned may still be on its way into the log,
+// where no read sees it: the mark left here is what it will meet.
 func (n *Node) undo(ctx context.Context, id authz.SendingID) error {
+	now := n.cfg.now()
 	return n.ledger.Update(ctx, func(tx *replication.Tx) error {
-		sending, err := authz.LoadSending(tx, id)
+		_, err := authz.LoadSending(tx, id)
 		if errors.Is(err, authz.ErrNotFound) {
+			put(tx, undoneKey(id), undoneRecord{At: now})
 			return nil
 		}
 		if err != nil {
@@ -167,8 +184,8 @@ func (n *Node) undo(ctx context.Context, id authz.SendingID) error {
 			if err != nil {
 				return err
 			}
-			if f.Newest != 1 || !f.Created.Equal(sending.Created) {
-				continue // it did not come with this message, or has been worked on since
+			if f.Sending == "" || f.Newest != 1 {
+				continue // it did not come with a message, or has been worked on since
 			}
 			if err := drive.Remove(tx, file); err != nil {
 				return err

@@ -37,8 +37,8 @@ type call struct {
 
 func commands() []command {
 	return []command{
-		initCommand, serveCommand, joinCommand, statusCommand, inviteCommand,
-		accountAddCommand, mailboxAddCommand, putCommand, revokeCommand,
+		initCommand, serveCommand, joinCommand, statusCommand, inviteCommand, cancelCommand,
+		accountAddCommand, accountPasswordCommand, mailboxAddCommand, putCommand, revokeCommand,
 		demoCommand, configExampleCommand, versionCommand,
 	}
 }
@@ -131,7 +131,7 @@ func hintOf(err error) string {
 func overview(w io.Writer) {
 	fmt.Fprint(w, "Valise keeps e-mail attachments at home and lets the mail carry a link.\n\nUsage: valise COMMAND [FLAGS] [ARGUMENTS]\n\n")
 	for _, cmd := range commands() {
-		fmt.Fprintf(w, "  %-15s %s\n", cmd.name, cmd.short)
+		fmt.Fprintf(w, "  %-16s %s\n", cmd.name, cmd.short)
 	}
 	fmt.Fprint(w, "\n\"valise COMMAND -h\" is the manual of a command.\n")
 }

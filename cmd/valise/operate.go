@@ -46,6 +46,54 @@ standard input.`,
 	},
 }
 
+var cancelCommand = command{
+	name: "cluster cancel", short: "end a ticket before it is used",
+	long: `
+Ends a ticket that nobody has used yet. It is read from --ticket FILE or from
+standard input.`,
+	flags: func(c *call) {
+		dirFlag(c)
+		c.flags.StringVar(&c.opt.ticket, "ticket", "", "file with the ticket (default: standard input)")
+	},
+	run: func(ctx context.Context, c *call) error {
+		ticket, err := c.readSecret(c.opt.ticket, "Ticket: ")
+		if err != nil {
+			return fmt.Errorf("read ticket: %w", err)
+		}
+		if err := c.client().CancelTicket(ctx, api.CancelRequest{Ticket: ticket}); err != nil {
+			return err
+		}
+		fmt.Fprintln(c.stdout, "Nobody can join with it any more.")
+		return nil
+	},
+}
+
+var accountPasswordCommand = command{
+	name: "account password", args: "ADDRESS", short: "give an account one more app password",
+	long: `
+Prints one more app password for an account's mail program. It is shown this
+once and cannot be read back. The others go on working.`,
+	flags: func(c *call) {
+		dirFlag(c)
+		c.flags.StringVar(&c.opt.name, "name", "", "which program or device it is for")
+		c.flags.BoolVar(&c.opt.json, "json", false, "print JSON")
+	},
+	run: func(ctx context.Context, c *call) error {
+		if c.flags.NArg() != 1 {
+			return misused("account password", "one address is needed")
+		}
+		a, err := c.client().AddPassword(ctx, api.PasswordRequest{Account: c.flags.Arg(0), Label: c.opt.name})
+		if err != nil {
+			return err
+		}
+		if c.opt.json {
+			return c.printJSON(a)
+		}
+		fmt.Fprintf(c.stdout, "User name:     %s\nApp password:  %s\n", a.Address, a.AppPassword)
+		return nil
+	},
+}
+
 var accountAddCommand = command{
 	name: "account add", args: "ADDRESS", short: "add an account and print its app password, once",
 	long: `

@@ -13,7 +13,9 @@ import (
 type Admin interface {
 	Status(ctx context.Context) (Status, error)
 	Invite(ctx context.Context, r InviteRequest) (Invited, error)
+	CancelTicket(ctx context.Context, r CancelRequest) error
 	AddAccount(ctx context.Context, r AccountRequest) (AccountAdded, error)
+	AddPassword(ctx context.Context, r PasswordRequest) (AccountAdded, error)
 	AddMailbox(ctx context.Context, r MailboxRequest) error
 	Put(ctx context.Context, r PutRequest, content io.Reader) (PutDone, error)
 	Revoke(ctx context.Context, r RevokeRequest) (Revoked, error)
@@ -29,6 +31,17 @@ type InviteRequest struct {
 type Invited struct {
 	Ticket  string    `json:"ticket"`
 	Expires time.Time `json:"expires"`
+}
+
+// CancelRequest ends a ticket that nobody has used yet. Cancelling again, or late, does nothing.
+type CancelRequest struct {
+	Ticket string `json:"ticket"`
+}
+
+// PasswordRequest asks for one more app password.
+type PasswordRequest struct {
+	Account string `json:"account"` // an address or id
+	Label   string `json:"label,omitempty"`
 }
 
 // AccountRequest adds an account with its first address.

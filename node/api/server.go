@@ -34,6 +34,10 @@ func Handler(a Admin, hint func(error) string, log *slog.Logger) http.Handler {
 		s.answer(w, r, func(ctx context.Context) (any, error) { return a.Status(ctx) })
 	})
 	mux.HandleFunc("POST /v1/tickets", handle(s, a.Invite))
+	mux.HandleFunc("POST /v1/tickets/cancel", handle(s, func(ctx context.Context, r CancelRequest) (struct{}, error) {
+		return struct{}{}, a.CancelTicket(ctx, r)
+	}))
+	mux.HandleFunc("POST /v1/passwords", handle(s, a.AddPassword))
 	mux.HandleFunc("POST /v1/accounts", handle(s, a.AddAccount))
 	mux.HandleFunc("POST /v1/mailboxes", handle(s, func(ctx context.Context, r MailboxRequest) (struct{}, error) {
 		return struct{}{}, a.AddMailbox(ctx, r)

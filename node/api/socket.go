@@ -39,11 +39,14 @@ func Listen(dir string) (net.Listener, error) {
 	if err := os.Remove(path); err != nil && !errors.Is(err, os.ErrNotExist) {
 		return nil, err
 	}
-	old := unix.Umask(0o177)
 	l, err := net.Listen("unix", path)
-	unix.Umask(old)
 	if err != nil {
 		return nil, fmt.Errorf("listen on admin socket: %w", err)
+	}
+	// Until here, and beyond, Accept looks at who is calling; the process's umask is not ours to change.
+	if err := os.Chmod(path, 0o600); err != nil {
+		l.Close()
+		return nil, err
 	}
 	l.(*net.UnixListener).SetUnlinkOnClose(false) // the path may go through a descriptor that is closed by then
 	return &ownListener{UnixListener: l.(*net.UnixListener), file: filepath.Join(dir, SocketName)}, nil
@@ -150,6 +153,16 @@ func (c *Client) AddAccount(ctx context.Context, r AccountRequest) (a AccountAdd
 // AddMailbox adds a mailbox.
 func (c *Client) AddMailbox(ctx context.Context, r MailboxRequest) error {
 	return c.do(ctx, http.MethodPost, "/v1/mailboxes", r, nil)
+}
+
+// AddPassword gives an account another app password.
+func (c *Client) AddPassword(ctx context.Context, r PasswordRequest) (a AccountAdded, err error) {
+	return a, c.do(ctx, http.MethodPost, "/v1/passwords", r, &a)
+}
+
+// CancelTicket ends a ticket that was not used.
+func (c *Client) CancelTicket(ctx context.Context, r CancelRequest) error {
+	return c.do(ctx, http.MethodPost, "/v1/tickets/cancel", r, nil)
 }
 
 // Revoke ends a link.

@@ -69,6 +69,8 @@ type File struct {
 	Created   time.Time
 	Changed   time.Time
 	Newest    uint32 // number of the newest version, from 1
+	// Sending is what brought the file into the drive; empty if it did not come that way.
+	Sending authz.SendingID
 }
 
 // A Version is one state of a file's bytes.
@@ -107,11 +109,12 @@ func NewFileID() authz.FileID {
 // version is this very content, that file is the answer (A2). A file whose
 // newest version differs is another file, even if an older version is the
 // same: a mail must show what its sender sent. id is used for a new file.
-func Attach(tx authz.ReadWriter, id authz.FileID, account authz.AccountID, name string, c Content, now time.Time) (authz.FileID, error) {
+func Attach(tx authz.ReadWriter, id authz.FileID, by authz.Sending, name string, c Content) (authz.FileID, error) {
+	account, now := by.Account, by.Created
 	if old, ok := tx.Get(contentKey(account, Attachments, c.Root, name)); ok {
 		return authz.FileID(bytes.Clone(old)), nil
 	}
-	f := fileRecord{Account: string(account), Container: Attachments, Name: name, Created: now}
+	f := fileRecord{Account: string(account), Container: Attachments, Name: name, Created: now, Sending: string(by.ID)}
 	save(tx, listKey(account, Attachments, name, id), listRecord{Created: now})
 	addVersion(tx, id, &f, c, now)
 	return id, nil

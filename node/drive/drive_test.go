@@ -73,7 +73,7 @@ func content(t *testing.T, text string) Content {
 
 func attach(t *testing.T, m memory, id authz.FileID, name string, c Content) authz.FileID {
 	t.Helper()
-	got, err := Attach(m, id, "account", name, c, noon)
+	got, err := Attach(m, id, authz.Sending{ID: "s1", Account: "account", Created: noon}, name, c)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -116,7 +116,7 @@ func TestA4_NewestAndAsSent(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	want := File{ID: "f1", Account: "account", Container: Attachments, Name: "a.txt", Created: noon, Changed: later, Newest: 2}
+	want := File{ID: "f1", Account: "account", Container: Attachments, Name: "a.txt", Created: noon, Changed: later, Newest: 2, Sending: "s1"}
 	if diff := cmp.Diff(want, f); diff != "" {
 		t.Error(diff)
 	}
@@ -184,7 +184,7 @@ func TestListIsByName(t *testing.T) {
 	for i, name := range []string{"b.txt", "a.txt", "照片.png", "a.txt"} {
 		attach(t, m, authz.FileID(rune('p'+i)), name, content(t, name+string(rune('0'+i))))
 	}
-	if _, err := Attach(m, "z", "another account", "a.txt", content(t, "x"), noon); err != nil {
+	if _, err := Attach(m, "z", authz.Sending{Account: "another account", Created: noon}, "a.txt", content(t, "x")); err != nil {
 		t.Fatal(err)
 	}
 	var got []string

@@ -35,6 +35,7 @@ type fileRecord struct {
 	Created   time.Time `cbor:"4,keyasint"`
 	Changed   time.Time `cbor:"5,keyasint"`
 	Newest    uint32    `cbor:"6,keyasint"`
+	Sending   string    `cbor:"7,keyasint,omitempty"`
 	replication.Unknown
 }
 
@@ -118,7 +119,7 @@ func loadFile(tx authz.Reader, id authz.FileID) (fileRecord, error) {
 }
 
 func (f fileRecord) file(id authz.FileID) File {
-	return File{ID: id, Account: authz.AccountID(f.Account), Container: f.Container, Name: f.Name, Created: f.Created, Changed: f.Changed, Newest: f.Newest}
+	return File{ID: id, Account: authz.AccountID(f.Account), Container: f.Container, Name: f.Name, Created: f.Created, Changed: f.Changed, Newest: f.Newest, Sending: authz.SendingID(f.Sending)}
 }
 
 func loadVersion(tx authz.Reader, id authz.FileID, n uint32) (Version, error) {
