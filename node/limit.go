@@ -98,3 +98,11 @@ func (c *limitedConn) Close() error {
 	c.leave()
 	return err
 }
+
+// SetLinger lets a transfer be cut so that what lies in the kernel's buffers is lost.
+func (c *limitedConn) SetLinger(sec int) error {
+	if l, ok := c.Conn.(interface{ SetLinger(sec int) error }); ok {
+		return l.SetLinger(sec)
+	}
+	return nil
+}

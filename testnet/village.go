@@ -223,6 +223,14 @@ func (g *guest) Close() error {
 	return g.Conn.Close()
 }
 
+// SetLinger passes on how the connection ends when it is cut.
+func (g *guest) SetLinger(sec int) error {
+	if l, ok := g.Conn.(interface{ SetLinger(sec int) error }); ok {
+		return l.SetLinger(sec)
+	}
+	return nil
+}
+
 // Running says whether the house's node is up.
 func (h *House) Running() bool { return h.node != nil }
 
