@@ -91,7 +91,7 @@ func Open(ctx context.Context, c Config) (*DB, error) {
 	c = c.withDefaults()
 	db := &DB{c: c, self: c.ID.String(), start: time.Now(), done: make(chan struct{}), wanted: make(chan struct{}, 1)}
 	db.ctx, db.cancel = context.WithCancel(context.Background())
-	db.fatal = newFatal(c.Logger.With("node", c.ID))
+	db.fatal = newFatal(c.Logger)
 	if err := db.openFiles(); err != nil {
 		db.cancel()
 		return nil, fmt.Errorf("open ledger: %w", err)
@@ -219,7 +219,7 @@ func (db *DB) abandonFiles() {
 
 func (db *DB) openRaft() error {
 	db.layer = newStreamLayer(db.c.ID, db.c.Lane, db.isServer)
-	logger := raftLogger{log: db.c.Logger.With("node", db.c.ID)}
+	logger := raftLogger{log: db.c.Logger}
 	heard := newContacts()
 	db.transport = &transport{heard: heard, NetworkTransport: raft.NewNetworkTransportWithConfig(&raft.NetworkTransportConfig{
 		Stream: db.layer, MaxPool: 4, Timeout: 10 * time.Second, Logger: logger,

@@ -31,8 +31,24 @@ func slogLevel(l hclog.Level) slog.Level {
 	}
 }
 
+// chatter is what raft says many times a second while a peer is away or streams are cut. That a peer
+// is away is said once, by "failed to contact".
+var chatter = map[string]bool{
+	"failed to accept connection":       true,
+	"failed to decode incoming command": true,
+	"failed to heartbeat to":            true,
+	"failed to appendEntries to":        true,
+	"failed to pipeline appendEntries":  true,
+	"failed to make requestVote RPC":    true,
+	"failed to make requestPreVote RPC": true,
+	"failed to flush response":          true,
+}
+
 func (l raftLogger) Log(level hclog.Level, msg string, args ...any) {
 	at := slogLevel(level)
+	if chatter[msg] {
+		at = slog.LevelDebug
+	}
 	if !l.log.Enabled(context.Background(), at) {
 		return
 	}
