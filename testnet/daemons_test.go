@@ -145,7 +145,7 @@ func (c *cluster) logName(i int) string { return filepath.Join(c.logs, c.Houses[
 func (c *cluster) showLogs(t *testing.T) {
 	for i, h := range c.Houses {
 		data, _ := os.ReadFile(c.logName(i))
-		t.Logf("%s wrote, at last:\n%s", h.Name, data[max(0, len(data)-8000):])
+		t.Logf("%s wrote, at last:\n%s", h.Name, data[max(0, len(data)-64<<10):])
 	}
 }
 
@@ -242,7 +242,9 @@ func (c *cluster) end(t *testing.T, ctx context.Context) {
 				t.Errorf("%s did not stop in order: %v", c.Houses[i].Name, d.err)
 			}
 		case <-time.After(startBound):
-			t.Errorf("%s does not stop", c.Houses[i].Name)
+			t.Errorf("%s does not stop; where it hangs:", c.Houses[i].Name)
+			_ = d.cmd.Process.Signal(syscall.SIGQUIT) // writes its goroutines into the log
+			<-d.ended
 		}
 	}
 }

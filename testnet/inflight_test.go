@@ -181,7 +181,9 @@ func TestE5_DownloadGoesOnWhenAHolderDies(t *testing.T) {
 		content := make([]byte, bigFile)
 		fillNoise(content, byte(victim+1))
 		link := putFile(t, ctx, v, victim, p, []string{"first.bin", "second.bin"}[victim], content)
-		v.Promise(link, content)
+		if victim == 1 { // one of the two is enough to read again through every node
+			v.Promise(link, content)
+		}
 		everywhere(t, ctx, v, link)
 		names, err := v.Houses[0].Node().Holders(cidOf(link))
 		if err != nil || len(names) != 2 {

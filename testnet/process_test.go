@@ -114,6 +114,13 @@ func (c *cluster) tenKills(t *testing.T, ctx context.Context, p Person) {
 	for n := range cap(s.due) {
 		select {
 		case victim := <-s.due:
+			if n%2 == 1 { // kills that follow each other at once are good, but not only those
+				if err := s.another(sending); err != nil {
+					stop()
+					senders.Wait()
+					t.Fatal(err)
+				}
+			}
 			c.kill(victim)
 			c.start(t, victim)
 		case <-ctx.Done():
@@ -166,6 +173,17 @@ func (s *stream) run(ctx context.Context, sender int) {
 	}
 }
 
+// another waits until one more message is acknowledged.
+func (s *stream) another(ctx context.Context) error {
+	count := func() int {
+		s.mu.Lock()
+		defer s.mu.Unlock()
+		return len(s.acked)
+	}
+	before := count()
+	return s.c.Wait(ctx, "another acknowledged message", func() (bool, error) { return count() > before, nil })
+}
+
 // counted asks for the next kill when the stream has come as far.
 type counted struct {
 	s *stream
@@ -210,7 +228,4 @@ func (s *stream) judge(t *testing.T, caught []Caught) {
 		}
 	}
 	t.Logf("%d messages tried, %d acknowledged, %d went out, %d bytes of the stream", len(s.contents), len(s.acked), len(out), s.sent.Load())
-	if len(s.acked) < 5 {
-		t.Errorf("only %d messages were acknowledged between the kills", len(s.acked))
-	}
 }
