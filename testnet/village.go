@@ -58,10 +58,10 @@ type House struct {
 	Name string
 	cfg  node.Config
 	disk *vfs.MemFS // nil on a real disk
-	peer peer.ID
 	node *node.Node // nil while stopped
 
 	mu    sync.Mutex // guards the fields below
+	peer  peer.ID    // known from its first start on
 	alone bool       // cut off from everybody, clients included: it is being killed
 	conns map[net.Conn]struct{}
 }
@@ -169,17 +169,20 @@ func (v *Village) start(ctx context.Context, h *House) error {
 	if err != nil {
 		return err
 	}
-	h.node, h.peer = n, n.ID()
+	h.node = n
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	h.peer = n.ID()
 	return nil
 }
 
 func (v *Village) reach(h *House, p peer.ID) bool {
 	h.mu.Lock()
-	alone := h.alone
+	alone, self := h.alone, h.peer
 	h.mu.Unlock()
 	v.mu.Lock()
 	defer v.mu.Unlock()
-	return !alone && !v.cut[[2]peer.ID{h.peer, p}]
+	return !alone && !v.cut[[2]peer.ID{self, p}]
 }
 
 // listen is the house's doors: connections it accepted are cut at a Kill.
