@@ -139,6 +139,26 @@ func (f *failingFile) SyncTo(n int64) (bool, error) {
 
 // What was acknowledged is there after a crash that drops all that was not synced,
 // and nothing is applied that the disk has.
+// A node that was killed and starts alone knows what it knew a moment before.
+func TestL6_StateIsSoonOnDisk(t *testing.T) {
+	t.Parallel()
+	v, mem := one(t, nil)
+	v.put(0, "revoked", "x")
+	conf := v.members[0].conf
+	want := v.members[0].db.machine.applied.Load()
+	until(t, "the state to reach the disk", func() bool {
+		f := &folder{fs: mem.CrashClone(vfs.CrashCloneCfg{}), dir: conf.Dir, fatal: newFatal(testLogger(t))}
+		name, err := f.current()
+		v.ok(err)
+		st, err := f.openState(name)
+		v.ok(err)
+		defer st.pdb.Close()
+		index, _, err := readApplied(st.pdb)
+		v.ok(err)
+		return index >= want
+	})
+}
+
 func TestL6_CrashLosesNothing(t *testing.T) {
 	t.Parallel()
 	v, mem := one(t, nil)

@@ -260,6 +260,7 @@ func (db *DB) startLoops() {
 	db.loops.Go(db.getReady)
 	db.loops.Go(db.keepServers)
 	db.loops.Go(func() { db.keepAge(db.ctx) })
+	db.loops.Go(func() { db.keepStateSynced(db.ctx) })
 	db.loops.Go(func() {
 		select {
 		case <-db.fatal.down:
