@@ -89,6 +89,7 @@ func (t *tape) next(ctx context.Context, l *lane, passed bool, idle func() error
 	}
 	t.mu.Unlock()
 	err := idle()
+	defer context.AfterFunc(ctx, t.stir)() // an upload that is given up wakes who waits for more of it
 	t.mu.Lock()
 	if err != nil {
 		return nil, err
