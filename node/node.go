@@ -154,7 +154,7 @@ func (n *Node) openLedger(ctx context.Context) (err error) {
 		Lane: n.road.Ledger().For(dht.Member), Logger: n.log,
 	}
 	if n.cfg.Seams.Fast {
-		c.Heartbeat, c.PromoteAfter = 500*time.Millisecond, 300*time.Millisecond
+		c.Heartbeat, c.PromoteAfter, c.WriteTimeout = 500*time.Millisecond, 300*time.Millisecond, 15*time.Second
 	}
 	n.ledger, err = replication.Open(ctx, c)
 	if errors.Is(err, replication.ErrNoLedger) {

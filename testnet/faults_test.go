@@ -259,7 +259,8 @@ func TestP2_WipedNodeIsFilledAgain(t *testing.T) {
 func waitForHolders(t *testing.T, ctx context.Context, v *Village, link string, want int) {
 	t.Helper()
 	if err := v.Wait(ctx, fmt.Sprintf("%d copies", want), func() (bool, error) {
-		names, err := v.Houses[0].Node().Holders(cidOf(link))
+		// The last house is the one that was wiped or away: it knows its own store first.
+		names, err := v.Houses[len(v.Houses)-1].Node().Holders(cidOf(link))
 		return len(names) == want, err
 	}); err != nil {
 		t.Fatal(err)
