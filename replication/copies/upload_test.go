@@ -371,6 +371,24 @@ func TestP4_SlowPeerFinishesInTheBackground(t *testing.T) {
 	}
 }
 
+// An upload given up while its streams wait for more of it leaves nothing running.
+func TestUploadAbortWhileStreamsWait(t *testing.T) {
+	t.Parallel()
+	cl := newCluster(t, 2, "a", "b").start()
+	u, err := cl.peers[0].Begin(t.Context())
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, b := range newFile(3, 1000).blocks {
+		if err := u.Add(t.Context(), b); err != nil {
+			t.Fatal(err)
+		}
+	}
+	eventually(t, "the streams to have sent all there is", func() bool { return u.tape.size() == 0 })
+	u.Abort()
+	eventually(t, "the streams to end", func() bool { return len(u.lanesNow()) == 0 })
+}
+
 func TestUploadAbort(t *testing.T) {
 	t.Parallel()
 	cl := newCluster(t, 2, "a", "b").start()
