@@ -12,10 +12,14 @@ import (
 	"strings"
 	"time"
 
+	"github.com/ipfs/go-cid"
+
 	"github.com/valise-mail/valise/authz"
 	"github.com/valise-mail/valise/dht"
 	"github.com/valise-mail/valise/node/api"
+	"github.com/valise-mail/valise/node/drive"
 	"github.com/valise-mail/valise/replication"
+	"github.com/valise-mail/valise/replication/copies"
 )
 
 const (
@@ -231,6 +235,51 @@ func (a admin) account(text string) (authz.AccountID, error) {
 	return id, err
 }
 
+// Files implements api.Admin.
+func (a admin) Files(ctx context.Context, r api.FilesRequest) (api.FilesAnswer, error) {
+	account, err := a.account(r.Account)
+	if err != nil {
+		return api.FilesAnswer{}, err
+	}
+	files, err := a.n.Files(string(account))
+	out := api.FilesAnswer{Files: []api.FileStatus{}}
+	for _, f := range files {
+		out.Files = append(out.Files, api.FileStatus{File: string(f.ID), Name: f.Name, Version: f.Newest, Created: f.Created, Changed: f.Changed})
+	}
+	return out, err
+}
+
+// fileNamed finds the file to replace: by its id, or by a link to it.
+func (a admin) fileNamed(text string) (authz.FileID, error) {
+	if !strings.Contains(text, "/") {
+		return authz.FileID(text), nil
+	}
+	token, err := tokenOf(text)
+	if err != nil {
+		return "", err
+	}
+	claims, err := authz.Genuine(token, a.n.law)
+	if err != nil {
+		return "", hint(fmt.Errorf("link: %w", err), "copy the whole link as it stands in the message")
+	}
+	var id authz.FileID
+	err = a.n.ledger.View(func(tx *replication.Tx) error {
+		g, err := authz.LoadGrant(tx, claims.Grant)
+		if err != nil {
+			return err
+		}
+		for _, f := range g.Files {
+			root, err := cid.Cast(f.Root)
+			if err == nil && (len(g.Files) == 1 || strings.Contains(text, "/a/"+root.String()+"/")) {
+				id = f.File
+				return nil
+			}
+		}
+		return hint(errors.New("the link names several files"), `use the link of the one file, from the page it opens, or its id: "valise files" lists them`)
+	})
+	return id, err
+}
+
 // Put implements api.Admin.
 func (a admin) Put(ctx context.Context, r api.PutRequest, content io.Reader) (api.PutDone, error) {
 	account, err := a.account(r.Account)
@@ -239,7 +288,14 @@ func (a admin) Put(ctx context.Context, r api.PutRequest, content io.Reader) (ap
 	}
 	mediaType := mime.TypeByExtension(filepath.Ext(r.Name))
 	if r.Replace != "" {
-		f, up, err := a.n.replace(ctx, account, authz.FileID(r.Replace), mediaType, content)
+		id, err := a.fileNamed(r.Replace)
+		if err != nil {
+			return api.PutDone{}, err
+		}
+		f, up, err := a.n.replace(ctx, account, id, mediaType, content)
+		if errors.Is(err, drive.ErrNoFile) {
+			return api.PutDone{}, hint(err, `"valise files" lists the account's files with their ids`)
+		}
 		if err != nil {
 			return api.PutDone{}, ledgerHint(err)
 		}
@@ -328,6 +384,10 @@ func ledgerHint(err error) error {
 	switch {
 	case errors.Is(err, replication.ErrNoQuorum):
 		return hint(err, `a majority of the nodes must be in reach to change anything; "valise status" shows which are missing`)
+	case errors.Is(err, copies.ErrNoSpace):
+		return hint(err, `a node's disk is full, or free space is at the reserve: "valise status" on each shows which`)
+	case errors.Is(err, copies.ErrNotDurable):
+		return hint(err, `not enough nodes are in reach to make the copies that an answer needs: "valise status" shows which are missing`)
 	case errors.Is(err, replication.ErrUnknown):
 		return hint(err, "the change may have happened: look before you repeat it")
 	}

@@ -60,8 +60,11 @@ func (c *Config) freshDir() (vfs.FS, error) {
 	if _, err := fs.Stat(fs.PathJoin(c.Dir, clusterName)); err == nil {
 		return nil, hint(fmt.Errorf("%s is a node's folder already", c.Dir), `"valise serve" starts it; choose another --dir for a new one`)
 	}
+	if _, err := fs.Stat(fs.PathJoin(c.Dir, "road")); err == nil {
+		return nil, hint(fmt.Errorf("%s holds a node that has run, without its %s", c.Dir, clusterName), "put that file back from a backup, or choose another --dir for a new node")
+	}
 	if err := fs.MkdirAll(c.Dir, 0o700); err != nil {
-		return nil, fmt.Errorf("make folder %s: %w", c.Dir, err)
+		return nil, hint(fmt.Errorf("make folder %s: %w", c.Dir, err), "choose a --dir that this user may write to")
 	}
 	if err := fs.RemoveAll(fs.PathJoin(c.Dir, ledgerDir)); err != nil && !errors.Is(err, errNotExist) {
 		return nil, err

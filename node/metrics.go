@@ -38,7 +38,7 @@ func (n *Node) serveMetrics(l net.Listener) error {
 		s := n.ledger.Status()
 		switch {
 		case !s.Confirmed || !s.Quorum:
-			answerHealth(w, false, "no quorum: links and downloads work, sending does not")
+			answerHealth(w, false, "no quorum: links and downloads work, taking attachments does not")
 		default:
 			answerHealth(w, true, "")
 		}

@@ -9,6 +9,7 @@ import (
 	"io"
 	"log/slog"
 	"net"
+	"os"
 	"sync"
 	"time"
 
@@ -99,6 +100,9 @@ func (n *Node) openIdentity(context.Context) error {
 	if err != nil {
 		if errors.Is(err, errNotExist) {
 			return hint(fmt.Errorf("%s: %w", n.cfg.Dir, err), `this folder holds no node; "valise init" or "valise join" makes one`)
+		}
+		if errors.Is(err, os.ErrPermission) {
+			return hint(fmt.Errorf("lock %s: %w", n.cfg.Dir, err), "the folder and all in it must belong to the user that runs the node")
 		}
 		return hint(fmt.Errorf("lock %s: %w", n.cfg.Dir, err), "is another valise running on this folder?")
 	}

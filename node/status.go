@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"strings"
 	"time"
 
 	"github.com/libp2p/go-libp2p/core/peer"
@@ -94,7 +95,7 @@ func (n *Node) warnings(s api.Status, ls replication.Status) []string {
 	out := []string{}
 	say := func(format string, args ...any) { out = append(out, fmt.Sprintf(format, args...)) }
 	if !ls.Quorum {
-		say("no quorum: links and downloads work from a copy that may be old; nothing can be sent or changed")
+		say("no quorum: links and downloads work from a copy that may be old; attachments cannot be taken, and nothing can be changed")
 	} else if ls.Age > staleAfter {
 		say("this node's copy of the ledger is %s old", ls.Age.Round(time.Second))
 	}
@@ -107,8 +108,20 @@ func (n *Node) warnings(s api.Status, ls replication.Status) []string {
 	if len(s.Members) == 1 {
 		say(`one node: one voter, one copy of everything; losing this disk loses it all. "valise cluster invite --site NAME" brings a second node in`)
 	}
+	var away []string
+	for _, m := range s.Members {
+		if !m.Connected {
+			away = append(away, m.Name)
+		}
+	}
+	if len(away) > 0 {
+		say("not in reach: %s", strings.Join(away, ", "))
+	}
+	if len(s.Members) == 2 {
+		say("two nodes: both must be up to send or change anything; a third, at either site, lets any one be away")
+	}
 	if s.Copies.Missing > 0 {
-		say("%d copies are still being made", s.Copies.Missing)
+		say("%d copies still to be made", s.Copies.Missing)
 	}
 	if _, _, err := n.keys.signingKey(); errors.Is(err, errNoKey) {
 		say("this node holds no signing key yet: it waits for its copy of the ledger")

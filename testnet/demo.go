@@ -233,17 +233,29 @@ func (d *Demo) fetchOne(ctx context.Context, r *DemoResult, sent map[[32]byte]st
 	return a, nil
 }
 
-// Addresses says in words where the village can be used.
-func (d *Demo) Addresses() string {
+// Watch shows every further message that the recipient's server gets, until ctx ends.
+func (d *Demo) Watch(ctx context.Context) {
+	for n := len(d.Mail.Messages()); ; n++ {
+		m, err := d.Mail.Next(ctx, n)
+		if err != nil {
+			return
+		}
+		d.say("\nThe recipient's server got a message of %d bytes from %s:\n\n", len(m.Data), m.From)
+		d.quote(m.Data)
+	}
+}
+
+// Addresses says in words where the village can be used; program is how this one was called.
+func (d *Demo) Addresses(program string) string {
 	var b strings.Builder
 	c := d.Houses[0].cfg
 	fmt.Fprintf(&b, "\nThe village stays up until Ctrl-C. Try it:\n")
-	fmt.Fprintf(&b, "    mail program   SMTP %s, no encryption, user %s, password %s\n", c.Listen.SMTP, d.Person.Address, d.Person.Password)
+	fmt.Fprintf(&b, "    mail program   SMTP %s, no encryption, user %s, password %s (what the recipient gets is shown here)\n", c.Listen.SMTP, d.Person.Address, d.Person.Password)
 	fmt.Fprintf(&b, "    links          open them in a browser, through any node:")
 	for _, h := range d.Houses {
 		fmt.Fprintf(&b, " %s=http://%s", h.Name, h.cfg.Listen.Files)
 	}
-	fmt.Fprintf(&b, "\n    steer a node   valise status --dir %s\n", c.Dir)
+	fmt.Fprintf(&b, "\n    steer a node   %s status --dir %s\n", program, c.Dir)
 	return b.String()
 }
 

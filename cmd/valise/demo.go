@@ -62,8 +62,8 @@ func runDemo(ctx context.Context, c *call) error {
 	if err != nil || c.opt.json || c.opt.demoOnce {
 		return err
 	}
-	fmt.Fprint(c.stdout, d.Addresses())
-	<-ctx.Done()
+	fmt.Fprint(c.stdout, d.Addresses(os.Args[0]))
+	d.Watch(ctx)
 	fmt.Fprintln(c.stdout, "Stopping.")
 	return nil
 }

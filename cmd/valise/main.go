@@ -38,7 +38,7 @@ type call struct {
 func commands() []command {
 	return []command{
 		initCommand, serveCommand, joinCommand, statusCommand, inviteCommand, cancelCommand,
-		accountAddCommand, accountPasswordCommand, mailboxAddCommand, putCommand, revokeCommand,
+		accountAddCommand, accountPasswordCommand, mailboxAddCommand, putCommand, filesCommand, revokeCommand,
 		demoCommand, configExampleCommand, versionCommand,
 	}
 }
@@ -68,8 +68,22 @@ func run(ctx context.Context, args []string, stdin io.Reader, stdout, stderr io.
 		}
 		return cmd.exec(ctx, args[len(words):], stdin, stdout, stderr)
 	}
+	if group(stdout, args[0]) {
+		return 0
+	}
 	fmt.Fprintf(stderr, "valise: error: no command %q\nvalise: hint: \"valise help\" lists them\n", strings.Join(args, " "))
 	return 2
+}
+
+// group lists the commands that begin with a word, such as "cluster".
+func group(w io.Writer, word string) (any bool) {
+	for _, cmd := range commands() {
+		if strings.HasPrefix(cmd.name, word+" ") {
+			fmt.Fprintf(w, "  valise %-16s %s\n", cmd.name, cmd.short)
+			any = true
+		}
+	}
+	return any
 }
 
 func equal(a, b []string) bool {
@@ -96,7 +110,12 @@ func (cmd command) exec(ctx context.Context, args []string, stdin io.Reader, std
 		fmt.Fprintf(stderr, "valise: error: %v\nvalise: hint: \"valise %s -h\" shows what it takes\n", err, cmd.name)
 		return 2
 	}
-	err := cmd.run(ctx, c)
+	var err error
+	if cmd.args == "" && c.flags.NArg() > 0 {
+		err = misused(cmd.name, "%q stands alone: flags begin with --, and this command takes nothing else", c.flags.Arg(0))
+	} else {
+		err = cmd.run(ctx, c)
+	}
 	if err == nil {
 		return 0
 	}
@@ -123,7 +142,7 @@ func hintOf(err error) string {
 		return p.Hint
 	}
 	if errors.Is(err, api.ErrNotRunning) {
-		return `start it with "valise serve --dir DIR", or name its folder with --dir`
+		return `start it with "valise serve --dir DIR", or name the folder of one that runs with --dir`
 	}
 	return node.Hint(err)
 }
@@ -142,8 +161,10 @@ func (cmd command) usage(c *call, w io.Writer) {
 	c.flags.VisitAll(func(*flag.Flag) { any = true })
 	if any {
 		fmt.Fprint(w, "\nFlags:\n")
-		c.flags.SetOutput(w)
-		c.flags.PrintDefaults()
+		c.flags.VisitAll(func(f *flag.Flag) {
+			kind, text := flag.UnquoteUsage(f)
+			fmt.Fprintf(w, "  --%s%s\n        %s\n", f.Name, prefixed(" ", kind), text)
+		})
 	}
 }
 

@@ -41,7 +41,7 @@ standard input.`,
 			return err
 		}
 		fmt.Fprintln(c.stdout, a.Ticket)
-		fmt.Fprintf(c.stderr, "One node may join with it until %s.\n", a.Expires.Local().Format(time.DateTime))
+		fmt.Fprintf(c.stderr, "One node may join with it until %s. Keep it secret.\n", a.Expires.Local().Format("2006-01-02 15:04 MST"))
 		return nil
 	},
 }
@@ -56,7 +56,7 @@ standard input.`,
 		c.flags.StringVar(&c.opt.ticket, "ticket", "", "file with the ticket (default: standard input)")
 	},
 	run: func(ctx context.Context, c *call) error {
-		ticket, err := c.readSecret(c.opt.ticket, "Ticket: ")
+		ticket, err := c.readSecret(ctx, c.opt.ticket, "Ticket: ")
 		if err != nil {
 			return fmt.Errorf("read ticket: %w", err)
 		}
@@ -116,7 +116,7 @@ mail program. It is shown this once and cannot be read back.`,
 			return c.printJSON(a)
 		}
 		fmt.Fprintf(c.stdout, "Account:       %s\nUser name:     %s\nApp password:  %s\n\n", a.Account, a.Address, a.AppPassword)
-		fmt.Fprintf(c.stdout, "The password is not shown again. Before mail can go out, say where this mailbox submits:\n  valise mailbox add --account %s --next-hop smtp.example.org:587 --user %s %s\n", a.Address, a.Address, a.Address)
+		fmt.Fprintf(c.stdout, "The password is not shown again. Before mail can go out, say where this mailbox submits:\n  valise mailbox add --dir %s --next-hop smtp.example.org:587 --user %s %s\n", c.opt.dir, a.Address, a.Address)
 		return nil
 	},
 }
@@ -144,7 +144,7 @@ kept sealed in the ledger.`,
 		}
 		if r.User != "" {
 			var err error
-			if r.Password, err = c.readSecret("", fmt.Sprintf("Password of %s at %s: ", r.User, r.NextHop)); err != nil {
+			if r.Password, err = c.readSecret(ctx, "", fmt.Sprintf("Password of %s at %s: ", r.User, r.NextHop)); err != nil {
 				return fmt.Errorf("read password: %w", err)
 			}
 		}
@@ -160,12 +160,13 @@ var putCommand = command{
 	name: "put", args: "PATH", short: "store a file and print its id and link",
 	long: `
 Stores a file for an account and prints its id and a link. With --replace it
-becomes the newest version of a file that is there: links already sent give the
-new version, and "as sent" still gives the old one.`,
+becomes the newest version of a file that is there, named by its id or by a
+link to it: links already sent give the new version, and "as sent" still gives
+the old one. "valise files" lists ids.`,
 	flags: func(c *call) {
 		dirFlag(c)
 		c.flags.StringVar(&c.opt.account, "account", "", "one of the account's addresses, or its id")
-		c.flags.StringVar(&c.opt.replace, "replace", "", "id of the file that gets a new version")
+		c.flags.StringVar(&c.opt.replace, "replace", "", "id of the file that gets a new version, or a link to it")
 		c.flags.StringVar(&c.opt.name, "name", "", "what the file is called (default: the path's last element)")
 		c.flags.BoolVar(&c.opt.json, "json", false, "print JSON")
 	},
@@ -203,6 +204,34 @@ new version, and "as sent" still gives the old one.`,
 			fmt.Fprintf(c.stdout, "Link:     %s\n", a.Link)
 		}
 		return nil
+	},
+}
+
+var filesCommand = command{
+	name: "files", short: "list an account's files with their ids",
+	long: "Lists the files in an account's attachments container: id, newest version, when it changed, name.",
+	flags: func(c *call) {
+		dirFlag(c)
+		c.flags.StringVar(&c.opt.account, "account", "", "one of the account's addresses, or its id")
+		c.flags.BoolVar(&c.opt.json, "json", false, "print JSON")
+	},
+	run: func(ctx context.Context, c *call) error {
+		if c.opt.account == "" {
+			return misused("files", "--account is needed")
+		}
+		files, err := c.client().Files(ctx, api.FilesRequest{Account: c.opt.account})
+		if err != nil {
+			return err
+		}
+		if c.opt.json {
+			return c.printJSON(files)
+		}
+		t := tabwriter.NewWriter(c.stdout, 0, 0, 2, ' ', 0)
+		fmt.Fprintln(t, "FILE\tVERSION\tCHANGED\tNAME")
+		for _, f := range files.Files {
+			fmt.Fprintf(t, "%s\t%d\t%s\t%s\n", f.File, f.Version, f.Changed.Local().Format(time.DateTime), f.Name)
+		}
+		return t.Flush()
 	},
 }
 

@@ -57,6 +57,9 @@ stolen node.`,
 		if c.opt.org == "" || c.opt.site == "" {
 			return misused("init", "--org and --site are needed")
 		}
+		if c.opt.listenBase < 0 || c.opt.listenBase > 65530 {
+			return misused("init", "--listen-base %d: use 1024 to 65530", c.opt.listenBase)
+		}
 		cfg := c.baseConfig()
 		cfg.Organisation, cfg.Site = c.opt.org, c.opt.site
 		cfg.Public.Files, cfg.Public.App = c.opt.publicFiles, c.opt.publicApp
@@ -65,6 +68,9 @@ stolen node.`,
 		}
 		fmt.Fprintf(c.stdout, "Founded the cluster of %s with one node, %s, at site %s.\n", cfg.Organisation, nodeName(cfg), cfg.Site)
 		fmt.Fprintf(c.stdout, "One node is one voter and one copy of everything, until a second joins.\n")
+		if len(cfg.Advertise) > 0 {
+			fmt.Fprintf(c.stdout, "Other nodes reach it at %s. Mail programs and browsers still only from this machine:\n[listen], [public] and [tls] in %s change that.\n", c.opt.advertise, filepath.Join(cfg.Dir, node.ConfigName))
+		}
 		fmt.Fprintf(c.stdout, "The node's key lies unsealed in %s: a stolen disk is a stolen node.\n\n", cfg.Dir)
 		fmt.Fprintf(c.stdout, "Start it:           valise serve --dir %s\nThen, beside it:    valise account add --dir %s user@example.org\n", cfg.Dir, cfg.Dir)
 		return nil
@@ -118,7 +124,7 @@ answer is lost on the way, run the same command again.`,
 		placeFlags(c)
 	},
 	run: func(ctx context.Context, c *call) error {
-		ticket, err := c.readSecret(c.opt.ticket, "Ticket: ")
+		ticket, err := c.readSecret(ctx, c.opt.ticket, "Ticket: ")
 		if err != nil {
 			return fmt.Errorf("read ticket: %w", err)
 		}
@@ -131,23 +137,49 @@ answer is lost on the way, run the same command again.`,
 	},
 }
 
-// readSecret reads one line from a file, from the terminal without echo, or from standard input.
-func (c *call) readSecret(file, prompt string) (string, error) {
+// readSecret reads one line from a file, from the terminal without echo, or
+// from standard input. Ctrl-C at the prompt ends it.
+func (c *call) readSecret(ctx context.Context, file, prompt string) (string, error) {
 	if file != "" && file != "-" {
 		data, err := os.ReadFile(file)
 		return strings.TrimSpace(string(data)), err
 	}
 	if f, ok := c.stdin.(*os.File); ok && term.IsTerminal(int(f.Fd())) {
-		fmt.Fprint(c.stderr, prompt)
-		data, err := term.ReadPassword(int(f.Fd()))
-		fmt.Fprintln(c.stderr)
-		return strings.TrimSpace(string(data)), err
+		return c.prompt(ctx, f, prompt)
 	}
 	line, err := bufio.NewReader(io.LimitReader(c.stdin, 64<<10)).ReadString('\n')
 	if errors.Is(err, io.EOF) && line != "" {
 		err = nil
 	}
+	if errors.Is(err, io.EOF) {
+		err = &node.HintError{Err: errors.New("standard input is empty"), Hint: "give it in a file with a redirection, or run the command on a terminal"}
+	}
 	return strings.TrimRight(line, "\r\n"), err
+}
+
+func (c *call) prompt(ctx context.Context, f *os.File, prompt string) (string, error) {
+	fd := int(f.Fd())
+	before, err := term.GetState(fd)
+	if err != nil {
+		return "", err
+	}
+	type answer struct {
+		data []byte
+		err  error
+	}
+	fmt.Fprint(c.stderr, prompt)
+	defer fmt.Fprintln(c.stderr)
+	read := make(chan answer, 1)
+	go func() { // a read of the terminal cannot be called off; the process is about to end then
+		data, err := term.ReadPassword(fd)
+		read <- answer{data, err}
+	}()
+	select {
+	case a := <-read:
+		return strings.TrimSpace(string(a.data)), a.err
+	case <-ctx.Done():
+		return "", errors.Join(ctx.Err(), term.Restore(fd, before))
+	}
 }
 
 var serveCommand = command{

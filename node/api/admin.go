@@ -17,6 +17,7 @@ type Admin interface {
 	AddAccount(ctx context.Context, r AccountRequest) (AccountAdded, error)
 	AddPassword(ctx context.Context, r PasswordRequest) (AccountAdded, error)
 	AddMailbox(ctx context.Context, r MailboxRequest) error
+	Files(ctx context.Context, r FilesRequest) (FilesAnswer, error)
 	Put(ctx context.Context, r PutRequest, content io.Reader) (PutDone, error)
 	Revoke(ctx context.Context, r RevokeRequest) (Revoked, error)
 }
@@ -67,11 +68,30 @@ type MailboxRequest struct {
 	Password string `json:"password,omitempty"`
 }
 
+// FilesRequest asks for an account's files.
+type FilesRequest struct {
+	Account string `json:"account"` // an address or id
+}
+
+// FilesAnswer lists them by name.
+type FilesAnswer struct {
+	Files []FileStatus `json:"files"`
+}
+
+// FileStatus is one file.
+type FileStatus struct {
+	File    string    `json:"file"`
+	Name    string    `json:"name"`
+	Version uint32    `json:"version"` // number of the newest, from 1
+	Created time.Time `json:"created"`
+	Changed time.Time `json:"changed"`
+}
+
 // PutRequest stores a file for an account, as a new one or as a new version.
 type PutRequest struct {
 	Account string `json:"account"`           // an address or id
 	Name    string `json:"name,omitempty"`    // what the file is called
-	Replace string `json:"replace,omitempty"` // id of the file that gets a new version
+	Replace string `json:"replace,omitempty"` // id of the file that gets a new version, or a link to it
 }
 
 // PutDone says what was stored. Link is empty for a new version: the links already sent give it.

@@ -43,6 +43,7 @@ func Handler(a Admin, hint func(error) string, log *slog.Logger) http.Handler {
 		return struct{}{}, a.AddMailbox(ctx, r)
 	}))
 	mux.HandleFunc("POST /v1/revocations", handle(s, a.Revoke))
+	mux.HandleFunc("POST /v1/files/list", handle(s, a.Files))
 	mux.HandleFunc("PUT /v1/files", s.put)
 	return mux
 }
@@ -72,6 +73,9 @@ func (s *server) answer(w http.ResponseWriter, r *http.Request, fn func(context.
 	if err != nil {
 		s.problem(w, r, http.StatusUnprocessableEntity, err)
 		return
+	}
+	if r.Method != http.MethodGet {
+		s.log.InfoContext(r.Context(), "admin request done", "request", r.Method+" "+r.URL.Path)
 	}
 	w.Header().Set("Content-Type", "application/json")
 	if err := json.NewEncoder(w).Encode(v); err != nil {

@@ -120,19 +120,45 @@ type Client struct{ http *http.Client }
 // Dial returns a client for the node in dir. No connection is made yet.
 func Dial(dir string) *Client {
 	dial := func(ctx context.Context, _, _ string) (net.Conn, error) {
-		path, done, err := socketPath(dir)
-		if err != nil {
-			return nil, err
+		end := time.Now().Add(startTime)
+		for {
+			c, err := connect(ctx, dir)
+			if err == nil || errors.Is(err, os.ErrPermission) || time.Now().After(end) || !exists(dir) {
+				return c, err
+			}
+			select { // it may just be starting
+			case <-time.After(50 * time.Millisecond):
+			case <-ctx.Done():
+				return nil, ctx.Err()
+			}
 		}
-		defer done()
-		var d net.Dialer
-		c, err := d.DialContext(ctx, "unix", path)
-		if err != nil {
-			return nil, fmt.Errorf("%w: %w", ErrNotRunning, err)
-		}
-		return c, nil
 	}
 	return &Client{http: &http.Client{Transport: &http.Transport{DialContext: dial}}}
+}
+
+// startTime is how long a client waits for a node that is being started.
+const startTime = 3 * time.Second
+
+func connect(ctx context.Context, dir string) (net.Conn, error) {
+	path, done, err := socketPath(dir)
+	if err != nil {
+		return nil, err
+	}
+	defer done()
+	var d net.Dialer
+	c, err := d.DialContext(ctx, "unix", path)
+	switch {
+	case errors.Is(err, os.ErrPermission):
+		return nil, fmt.Errorf("admin socket of %s: only the node's own user and root may steer it: %w", dir, err)
+	case err != nil:
+		return nil, fmt.Errorf("%w: %w", ErrNotRunning, err)
+	}
+	return c, nil
+}
+
+func exists(dir string) bool {
+	info, err := os.Stat(dir)
+	return err == nil && info.IsDir()
 }
 
 // Status asks for the node's view of the cluster.
@@ -163,6 +189,11 @@ func (c *Client) AddPassword(ctx context.Context, r PasswordRequest) (a AccountA
 // CancelTicket ends a ticket that was not used.
 func (c *Client) CancelTicket(ctx context.Context, r CancelRequest) error {
 	return c.do(ctx, http.MethodPost, "/v1/tickets/cancel", r, nil)
+}
+
+// Files lists an account's files.
+func (c *Client) Files(ctx context.Context, r FilesRequest) (a FilesAnswer, err error) {
+	return a, c.do(ctx, http.MethodPost, "/v1/files/list", r, &a)
 }
 
 // Revoke ends a link.
