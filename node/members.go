@@ -26,15 +26,14 @@ const settleTimeout = 10 * time.Second
 type roster struct {
 	following sync.Mutex // held by follow, so that an older view never comes after a newer one
 
-	mu      sync.RWMutex // guards the fields below
+	mu      sync.RWMutex // guards the field below
 	members []member
-	org     orgRecord
 }
 
-func (r *roster) set(members []member, org orgRecord) {
+func (r *roster) set(members []member) {
 	r.mu.Lock()
 	defer r.mu.Unlock()
-	r.members, r.org = members, org
+	r.members = members
 }
 
 // all returns the members, ordered by peer id. The slice is shared: read only.
@@ -42,12 +41,6 @@ func (r *roster) all() []member {
 	r.mu.RLock()
 	defer r.mu.RUnlock()
 	return r.members
-}
-
-func (r *roster) organisation() orgRecord {
-	r.mu.RLock()
-	defer r.mu.RUnlock()
-	return r.org
 }
 
 func (r *roster) find(id peer.ID) (member, bool) {
@@ -128,15 +121,11 @@ func (n *Node) follow() error {
 	defer n.roster.following.Unlock()
 	var list dht.List
 	var all []member
-	var org orgRecord
 	if err := n.ledger.View(func(tx *replication.Tx) (err error) {
 		if err := n.keys.load(tx); err != nil {
 			return err
 		}
 		if err := n.loadSigningKeys(tx); err != nil {
-			return err
-		}
-		if _, err := get(tx, keyOrg, &org); err != nil {
 			return err
 		}
 		if all, err = members(tx); err != nil {
@@ -150,7 +139,7 @@ func (n *Node) follow() error {
 	if len(all) == 0 {
 		return nil // a fresh copy: the list that came with the join stays in force
 	}
-	n.roster.set(all, org)
+	n.roster.set(all)
 	var servers []replication.Server
 	for _, m := range all {
 		if dht.Class(m.Class) == dht.Member {

@@ -253,7 +253,7 @@ func TestFollowNeverGoesBack(t *testing.T) {
 func TestG4_WithoutALedgerNobodyIsRefused(t *testing.T) {
 	t.Parallel()
 	n := running(t)
-	n.roster.set(nil, orgRecord{})
+	n.roster.set(nil)
 	if _, err := (library{n}).Open(t.Context(), gateway.Request{Token: "x"}); !errors.Is(err, gateway.ErrNotYet) {
 		t.Errorf("a link: got %v, want %v", err, gateway.ErrNotYet)
 	}

@@ -28,8 +28,7 @@ type options struct {
 	ticket                 string
 	verbose, json          bool
 	account, replace       string
-	address, nextHop       string
-	tls, user              string
+	nextHop, tls, user     string
 	demoOnce               bool
 	message, keep          string
 }
