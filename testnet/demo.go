@@ -72,7 +72,7 @@ func OpenDemo(ctx context.Context, dir string, c DemoConfig) (*Demo, error) {
 		c.Out = io.Discard
 	}
 	fmt.Fprintf(c.Out, "Building a village: three nodes at two sites, two copies of everything ...\n")
-	v, err := Open(ctx, Config{Sites: []string{"berlin", "berlin", "paris"}, Dir: dir, Logger: c.Logger, Adjust: func(_ int, n *node.Config) {
+	v, err := Open(ctx, Config{Sites: []string{"berlin", "berlin", "paris"}, Dir: dir, Plain: true, Logger: c.Logger, Adjust: func(_ int, n *node.Config) {
 		n.Copies.Wanted, n.Copies.Ack = 2, 2
 	}})
 	if err != nil {

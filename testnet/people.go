@@ -53,10 +53,7 @@ func (v *Village) SendFrom(ctx context.Context, i int, p Person, to []string, me
 	defer conn.Close()
 	stop := context.AfterFunc(ctx, func() { conn.Close() })
 	defer stop()
-	host, _, err := net.SplitHostPort(addr)
-	if err != nil {
-		return err
-	}
+	const host = "localhost" // what it is, whatever its number: the client sends passwords in the clear there only
 	c, err := smtp.NewClient(conn, host)
 	if err != nil {
 		return err

@@ -31,6 +31,9 @@ type Config struct {
 	// Dir holds real folders, one a node. Empty: every node has a crashable file
 	// system in memory, which forgets unsynced writes at a Kill.
 	Dir string
+	// Plain makes every node listen at 127.0.0.1, for people to read. Otherwise each has a loopback
+	// address of its own, so that its ports are still free when it restarts.
+	Plain bool
 	// Adjust changes a node's config before it is founded, if not nil.
 	Adjust func(i int, c *node.Config)
 	// Logger receives what the nodes log; nil discards it.
@@ -124,9 +127,12 @@ func (v *Village) house(i int, site string) (*House, error) {
 	c.Organisation, c.Site, c.Name = "example.org", site, h.Name
 	c.Store.Reserve = 0
 	c.Store.Cache = 8 << 20
-	var err error
+	ip, err := v.address()
+	if err != nil {
+		return nil, err
+	}
 	for _, addr := range []*string{&c.Listen.SMTP, &c.Listen.Files, &c.Listen.App, &c.Listen.Metrics, &c.Listen.Libp2p, &c.Listen.Ledger} {
-		if *addr, err = freeAddr(); err != nil {
+		if *addr, err = freeAddr(ip); err != nil {
 			return nil, err
 		}
 	}
@@ -151,10 +157,28 @@ func (v *Village) house(i int, site string) (*House, error) {
 	return h, nil
 }
 
-// freeAddr finds a free loopback port. It must be known before the node runs,
-// and must be the same after a restart.
-func freeAddr() (string, error) {
-	l, err := net.Listen("tcp", "127.0.0.1:0")
+// address is where a house listens. Connections going out take their ports at
+// 127.0.0.1, so a port of another loopback address stays free while its node is
+// away. Where the system has only the one, that has to do.
+func (v *Village) address() (string, error) {
+	const usual = "127.0.0.1"
+	if v.cfg.Plain {
+		return usual, nil
+	}
+	var b [3]byte
+	rand.Read(b[:])
+	own := fmt.Sprintf("127.%d.%d.%d", 64+b[0]%128, b[1], 1+b[2]%250)
+	l, err := net.Listen("tcp", net.JoinHostPort(own, "0"))
+	if err != nil {
+		return usual, nil
+	}
+	return own, l.Close()
+}
+
+// freeAddr finds a free port. It must be known before the node runs, and must
+// be the same after a restart.
+func freeAddr(ip string) (string, error) {
+	l, err := net.Listen("tcp", net.JoinHostPort(ip, "0"))
 	if err != nil {
 		return "", err
 	}
