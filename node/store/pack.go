@@ -20,8 +20,9 @@ type pack struct {
 
 	// Owned by whoever appends, under Store.appending of this kind. Writes and syncs go through
 	// handles of their own, since a vfs.File takes only one of them at a time.
-	w    vfs.File
-	sync vfs.File // owned by the committer once the pack was published; nil when closed, under Store.mu
+	w      vfs.File
+	pushed int64    // the end of what the disk was asked to begin writing
+	sync   vfs.File // owned by the committer once the pack was published; nil when closed, under Store.mu
 
 	// Guarded by Store.mu.
 	written   int64     // the end of the last whole section
@@ -98,8 +99,18 @@ func (p *pack) append(c cid.Cid, data []byte, at int64) (offset, end int64, err 
 	if _, err := p.w.WriteAt(data, offset); err != nil {
 		return 0, 0, err
 	}
-	return offset, offset + int64(len(data)), nil
+	end = offset + int64(len(data))
+	if end-p.pushed >= pushEvery {
+		// The disk begins while more comes in, so that the sync at the end finds little left to do. An
+		// error here is met again by that sync, which goes through a handle with its own memory of errors.
+		_, _ = p.w.SyncTo(end)
+		p.pushed = end
+	}
+	return offset, end, nil
 }
+
+// pushEvery is how many bytes may wait in the page cache before the disk is asked to write them.
+const pushEvery = 8 << 20
 
 // createPack creates the file of a new pack and writes its header. Nothing is synced yet.
 func createPack(fs vfs.FS, dir string, k Kind, id uint64) (*pack, error) {
