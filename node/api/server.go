@@ -8,6 +8,7 @@ import (
 	"io"
 	"log/slog"
 	"net/http"
+	"net/http/pprof"
 	"strings"
 )
 
@@ -45,6 +46,11 @@ func Handler(a Admin, hint func(error) string, log *slog.Logger) http.Handler {
 	mux.HandleFunc("POST /v1/revocations", handle(s, a.Revoke))
 	mux.HandleFunc("POST /v1/files/list", handle(s, a.Files))
 	mux.HandleFunc("PUT /v1/files", s.put)
+	// Profiles tell much about a node: they are here, where only its operator comes, and nowhere else (F4).
+	mux.HandleFunc("GET /debug/pprof/", pprof.Index)
+	mux.HandleFunc("GET /debug/pprof/profile", pprof.Profile)
+	mux.HandleFunc("GET /debug/pprof/trace", pprof.Trace)
+	mux.HandleFunc("GET /debug/pprof/symbol", pprof.Symbol)
 	return mux
 }
 
