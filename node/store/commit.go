@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"time"
 
 	"github.com/cockroachdb/pebble/v2"
 	blocks "github.com/ipfs/go-block-format"
@@ -105,13 +106,42 @@ func (s *Store) askRound() {
 	}
 }
 
-// commitLoop runs rounds until Close, and a last one for what nobody committed.
+// commitLoop runs rounds until Close, and a last one for what nobody committed. Between rounds it
+// makes the index durable, where they left that open, no later than indexWithin.
 func (s *Store) commitLoop() {
 	defer close(s.done)
-	for range s.kick {
-		s.round()
+	due := time.NewTimer(0)
+	<-due.C
+	defer due.Stop()
+	for {
+		select {
+		case _, open := <-s.kick:
+			durable := s.lag == 0
+			s.round()
+			if !open {
+				s.syncIndex()
+				return
+			}
+			if durable && s.lag > 0 {
+				due.Reset(indexWithin)
+			}
+		case <-due.C:
+			s.syncIndex()
+		}
 	}
-	s.round()
+}
+
+// syncIndex makes durable what rounds left in the index. An index that cannot is dead, and says so
+// itself.
+func (s *Store) syncIndex() {
+	if s.lag == 0 {
+		return
+	}
+	if err := s.index.sync(); err != nil {
+		s.log.Error("block index cannot be synced", "error", err)
+		return
+	}
+	s.lag = 0
 }
 
 // taken is what one round makes durable of one pack.
@@ -123,8 +153,9 @@ type taken struct {
 }
 
 // round makes everything written so far durable, for all who wait (T4): the packs are synced, new
-// ones' directory too; then one synced index batch names the blocks and how far each pack is
-// indexed; then those who wait are told.
+// ones' directory too; then one index batch names the blocks and how far each pack is indexed; then
+// those who wait are told. The batch itself is synced only now and then: what a power cut takes from
+// the index is found again in the packs, from where it says they are indexed to.
 func (s *Store) round() {
 	s.mu.Lock()
 	var took []taken
@@ -140,7 +171,7 @@ func (s *Store) round() {
 	for i := range took {
 		took[i].err = s.syncPack(took[i].pack)
 	}
-	err := s.index.write(func(b *pebble.Batch) error { return fillRound(b, took) })
+	err := s.writeRound(took)
 
 	s.mu.Lock()
 	defer s.mu.Unlock()
@@ -156,6 +187,26 @@ func (s *Store) round() {
 	}
 	close(s.rounded)
 	s.rounded = make(chan struct{})
+}
+
+// writeRound notes in the index what was synced. Its batch is synced when much is behind, and when a
+// pack failed: that it is closed must not be forgotten.
+func (s *Store) writeRound(took []taken) error {
+	sync := false
+	for _, t := range took {
+		sync = sync || t.err != nil
+		for _, w := range t.blocks {
+			s.lag += w.weight()
+		}
+	}
+	sync = sync || s.lag >= indexEvery
+	if err := s.index.write(sync, func(b *pebble.Batch) error { return fillRound(b, took) }); err != nil {
+		return err
+	}
+	if sync {
+		s.lag = 0
+	}
+	return nil
 }
 
 // syncPack makes a pack's bytes durable, and its name where it is new.

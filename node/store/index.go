@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"log/slog"
 	"sync"
+	"time"
 
 	"github.com/cockroachdb/pebble/v2"
 	"github.com/cockroachdb/pebble/v2/bloom"
@@ -58,6 +59,15 @@ type index struct {
 	dead   chan struct{}
 	reason error // set before dead is closed
 }
+
+const (
+	// indexEvery is how many bytes of blocks the index on disk may be behind the packs: what a start
+	// after a power cut reads again because of it.
+	indexEvery = 16 << 20
+	// indexWithin is how long it may be behind. It also bounds how long an index that can no longer
+	// be written goes unnoticed while nobody adds anything.
+	indexWithin = time.Second
+)
 
 func openIndex(fs vfs.FS, dir string, cache *pebble.Cache, log *slog.Logger, fatal chan<- error) (*index, error) {
 	if cache == nil {
@@ -184,16 +194,24 @@ func putPack(b *pebble.Batch, k Kind, id uint64, r packRecord) error {
 	return b.Set(packKey(k, id), v, nil)
 }
 
-// write applies what fill puts into the batch, synced. It does not return when Pebble gives up: its
-// caller is parked, and dead is closed.
-func (x *index) write(fill func(*pebble.Batch) error) error {
+// write applies what fill puts into the batch. When it is synced, so is all that was written before.
+// It does not return when Pebble gives up: its caller is parked, and dead is closed.
+func (x *index) write(sync bool, fill func(*pebble.Batch) error) error {
 	b := x.db.NewBatch()
 	defer b.Close()
 	if err := fill(b); err != nil {
 		return fmt.Errorf("write block index: %w", err)
 	}
-	if err := b.Commit(pebble.Sync); err != nil {
+	if err := b.Commit(&pebble.WriteOptions{Sync: sync}); err != nil {
 		return fmt.Errorf("write block index: %w", err)
+	}
+	return nil
+}
+
+// sync makes everything written durable. It does not return when Pebble gives up, as write.
+func (x *index) sync() error {
+	if err := x.db.LogData(nil, pebble.Sync); err != nil {
+		return fmt.Errorf("sync block index: %w", err)
 	}
 	return nil
 }
@@ -226,10 +244,10 @@ func (l *indexLogger) Fatalf(format string, args ...any) {
 	select {} // Pebble holds locks and expects no return
 }
 
-// writeAlive is write for a caller that must go on when Pebble gives up, as Open must.
+// writeAlive is write, synced, for a caller that must go on when Pebble gives up, as Open must.
 func (x *index) writeAlive(fill func(*pebble.Batch) error) error {
 	done := make(chan error, 1)
-	go func() { done <- x.write(fill) }()
+	go func() { done <- x.write(true, fill) }()
 	select {
 	case err := <-done:
 		return err

@@ -121,7 +121,7 @@ func (r *recovery) setAside(err error) error {
 }
 
 // tail verifies the blocks after what is indexed, indexes those that are whole and cuts off the
-// rest. Nothing there was ever acknowledged. What is kept is written anew before it is synced: after
+// rest, which was never acknowledged. What is kept is written anew before it is synced: after
 // a sync that failed, bytes may read back that the disk does not have.
 func (r *recovery) tail(from int64) (end int64, usable bool, err error) {
 	var found []written

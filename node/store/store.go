@@ -80,6 +80,10 @@ type Store struct {
 	kick chan struct{} // asks the committer for a round; closed by Close
 	done chan struct{} // closed when the committer has ended
 
+	// lag is how many bytes of blocks are durable in packs while the index batches that name them are
+	// not synced. Owned by the committer.
+	lag int64
+
 	// life is held for reading by every operation and for writing by Close.
 	life   sync.RWMutex
 	closed bool // guarded by life
@@ -106,7 +110,7 @@ type pendingBlock struct {
 }
 
 // Open opens the store in c.Dir, creating it where there is none. What was written but not
-// acknowledged before a crash is verified and kept, or cut off; that takes as long as reading 64
+// acknowledged before a crash is verified and kept, or cut off; that takes as long as reading 80
 // MiB at most, whatever the size of the store. If it returns an error, nothing is left running.
 func Open(ctx context.Context, c Config) (*Store, error) {
 	if err := c.Validate(); err != nil {
