@@ -36,6 +36,11 @@ func (n *Node) openFaces(ctx context.Context) error {
 		return err
 	}
 	l := n.cfg.Listen
+	if l.SMTP != "" {
+		if err := n.cfg.checkSpool(); err != nil {
+			return err
+		}
+	}
 	binds := []struct {
 		addr  string
 		bound *string

@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"io"
 	"net"
+	"os"
 
 	"github.com/valise-mail/valise/authz"
 	"github.com/valise-mail/valise/mailgw"
@@ -13,6 +14,24 @@ import (
 	"github.com/valise-mail/valise/replication"
 	"github.com/valise-mail/valise/replication/copies"
 )
+
+// checkSpool says now what the first long message would find out otherwise:
+// that its folder is not there, or that this user may not write to it.
+func (c *Config) checkSpool() error {
+	dir := c.Mail.SpoolDir
+	if dir == "" {
+		dir = os.TempDir()
+	}
+	f, err := os.CreateTemp(dir, "valise-spool-check-*")
+	if err == nil {
+		err = errors.Join(f.Close(), os.Remove(f.Name()))
+	}
+	if err != nil {
+		return hint(fmt.Errorf("mail.spool-dir %s cannot be used: %w", dir, err),
+			"messages in flight wait there: make the folder, let the user that runs the node write to it, or name another as mail.spool-dir; empty means the system's temporary folder")
+	}
+	return nil
+}
 
 // serveMail runs the submission port until the node closes.
 func (n *Node) serveMail(l net.Listener) error {
