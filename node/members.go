@@ -5,7 +5,6 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"slices"
 	"sync"
 	"time"
 
@@ -69,7 +68,9 @@ func (n *Node) settle(ctx context.Context) error {
 	if err := n.follow(); err != nil {
 		return err
 	}
+	n.road.Bulk().Handle(aliveProtocol, dht.Member, n.serveAlive)
 	n.start("reach out", n.reachOut)
+	n.start("alive", n.watchMembers)
 	if _, ok := n.roster.find(n.id.id); !ok {
 		n.log.InfoContext(ctx, "waiting for the first copy of the ledger")
 		wait, cancel := context.WithTimeout(ctx, settleTimeout)
@@ -82,7 +83,6 @@ func (n *Node) settle(ctx context.Context) error {
 	n.start("members", n.followMembers)
 	n.start("signing keys", n.followSigningKeys)
 	n.start("own record", n.keepOwnRecord)
-	n.start("clock", n.watchClocks)
 	n.start("removal", func(ctx context.Context) error {
 		select {
 		case <-n.road.Removed():
@@ -92,7 +92,6 @@ func (n *Node) settle(ctx context.Context) error {
 		}
 	})
 	n.road.Bulk().Handle(joinProtocol, dht.TicketHolder, n.serveJoin)
-	n.road.Bulk().Handle(clockProtocol, dht.Member, n.serveClock)
 	return nil
 }
 
@@ -121,6 +120,7 @@ func (n *Node) follow() error {
 	defer n.roster.following.Unlock()
 	var list dht.List
 	var all []member
+	written := n.twins.lastWritten() // before the view, which is then at least as new
 	if err := n.ledger.View(func(tx *replication.Tx) (err error) {
 		if err := n.keys.load(tx); err != nil {
 			return err
@@ -140,6 +140,9 @@ func (n *Node) follow() error {
 		return nil // a fresh copy: the list that came with the join stays in force
 	}
 	n.roster.set(all)
+	if own, ok := n.roster.find(n.id.id); ok {
+		n.checkOwnRecord(written, own)
+	}
 	var servers []replication.Server
 	for _, m := range all {
 		if dht.Class(m.Class) == dht.Member {
@@ -273,8 +276,7 @@ func (n *Node) tellOwnRecord(ctx context.Context) {
 // ownRecordStands says whether the record tells where this node is now and which store it has.
 func (n *Node) ownRecordStands(m memberRecord) bool {
 	now, err := n.ownRecord(m)
-	return err == nil && slices.EqualFunc(m.Bulk, now.Bulk, bytes.Equal) && slices.EqualFunc(m.Ledger, now.Ledger, bytes.Equal) &&
-		bytes.Equal(m.Store, now.Store) && m.Name == now.Name && m.Program == now.Program && m.Files == now.Files
+	return err == nil && sameRecord(m, now)
 }
 
 // ownRecord is m with what this node knows better.
@@ -313,9 +315,9 @@ func (n *Node) keepOwnRecord(ctx context.Context) error {
 }
 
 func (n *Node) updateOwnRecord(ctx context.Context) (done bool, err error) {
+	var m memberRecord
 	err = n.ledger.Update(ctx, func(tx *replication.Tx) error {
-		done = false
-		var m memberRecord
+		done, m = false, memberRecord{}
 		ok, err := get(tx, memberKey(n.id.id), &m)
 		if err != nil {
 			return err
@@ -334,7 +336,11 @@ func (n *Node) updateOwnRecord(ctx context.Context) (done bool, err error) {
 		bumpMembers(tx)
 		return nil
 	})
-	return done && err == nil, err
+	if err != nil {
+		return false, err
+	}
+	n.twins.wrote(m)
+	return done, nil
 }
 
 // sleep waits, or returns false when ctx ends first.

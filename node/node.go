@@ -4,6 +4,7 @@ package node
 
 import (
 	"context"
+	"crypto/rand"
 	"errors"
 	"fmt"
 	"io"
@@ -45,6 +46,9 @@ type Node struct {
 	copies *copies.Copies
 	roster roster
 	skew   skewWatch
+	alive  alive
+	twins  twins
+	run    runID
 	faces  faces
 
 	ctx    context.Context // ends when the node does
@@ -71,6 +75,7 @@ func Open(ctx context.Context, c Config) (*Node, error) {
 		return nil, err
 	}
 	n := &Node{cfg: c, fs: c.fs(), log: c.log(), started: c.clock()()}
+	rand.Read(n.run[:])
 	n.ctx, n.cancel = context.WithCancelCause(context.Background())
 	steps := []struct {
 		what string

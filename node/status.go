@@ -38,11 +38,10 @@ func (a admin) Status(ctx context.Context) (api.Status, error) {
 			s.Ledger.Voters++
 		}
 	}
-	connected := n.road.Connected()
 	for _, m := range n.roster.all() {
 		ms := api.MemberStatus{
 			Node: m.ID.String(), Name: m.Name, Site: m.Site, Role: "joining", Leader: m.ID == ls.Leader,
-			Self: m.ID == n.id.id, Connected: m.ID == n.id.id || connected[m.ID], Files: m.Files,
+			Self: m.ID == n.id.id, Connected: m.ID == n.id.id || n.reached(m.ID), Files: m.Files,
 		}
 		if v, ok := servers[m.ID]; ok {
 			ms.Role = "non-voter"
@@ -102,19 +101,16 @@ func (n *Node) warnings(s api.Status, ls replication.Status) []string {
 	if skew := n.skew.get(); skew.Abs() > maxSkew {
 		say("this node's clock is off by %s against the others: %s", skew.Round(time.Second), clockHint)
 	}
+	if twin := n.twins.twin(); twin != "" {
+		say("another running node, heard at %s, has this node's identity: %s", twin, twinHint)
+	}
 	if s.Store.Free < s.Store.Reserve {
 		say("free space is under the reserve: no attachment is taken here until there is room")
 	}
 	if len(s.Members) == 1 {
 		say(`one node: one voter, one copy of everything; losing this disk loses it all. "valise cluster invite --site NAME" brings a second node in`)
 	}
-	var away []string
-	for _, m := range s.Members {
-		if !m.Connected {
-			away = append(away, m.Name)
-		}
-	}
-	if len(away) > 0 {
+	if away := n.away(); len(away) > 0 {
 		say("not in reach: %s", strings.Join(away, ", "))
 	}
 	if len(s.Members) == 2 {
@@ -125,6 +121,17 @@ func (n *Node) warnings(s api.Status, ls replication.Status) []string {
 	}
 	if _, _, err := n.keys.signingKey(); errors.Is(err, errNoKey) {
 		say("this node holds no signing key yet: it waits for its copy of the ledger")
+	}
+	return out
+}
+
+// away names the other members that are not in reach.
+func (n *Node) away() []string {
+	var out []string
+	for _, m := range n.roster.all() {
+		if m.ID != n.id.id && !n.reached(m.ID) {
+			out = append(out, n.nameOf(m.ID))
+		}
 	}
 	return out
 }

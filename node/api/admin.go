@@ -150,7 +150,7 @@ type MemberStatus struct {
 	Role      string `json:"role"` // voter, non-voter, joining
 	Leader    bool   `json:"leader,omitempty"`
 	Self      bool   `json:"self,omitempty"`
-	Connected bool   `json:"connected"`
+	Connected bool   `json:"connected"`       // and has answered within the last seconds
 	Files     string `json:"files,omitempty"` // its files face
 }
 
