@@ -297,7 +297,7 @@ func (a admin) Put(ctx context.Context, r api.PutRequest, content io.Reader) (ap
 			return api.PutDone{}, hint(err, `"valise files" lists the account's files with their ids`)
 		}
 		if err != nil {
-			return api.PutDone{}, ledgerHint(err)
+			return api.PutDone{}, a.n.putError(err)
 		}
 		return api.PutDone{File: string(f.ID), Version: f.Newest, CID: up.content.Root.String(), Size: up.content.Size}, nil
 	}
@@ -307,7 +307,7 @@ func (a admin) Put(ctx context.Context, r api.PutRequest, content io.Reader) (ap
 	}
 	up, err := a.n.upload(ctx, account, mediaType, content)
 	if err != nil {
-		return api.PutDone{}, ledgerHint(err)
+		return api.PutDone{}, a.n.putError(err)
 	}
 	links, err := a.n.share(ctx, sharing{
 		mode:    authz.Following,
@@ -386,10 +386,36 @@ func ledgerHint(err error) error {
 		return hint(err, `a majority of the nodes must be in reach to change anything; "valise status" shows which are missing`)
 	case errors.Is(err, copies.ErrNoSpace):
 		return hint(err, `a node's disk is full, or free space is at the reserve: "valise status" on each shows which`)
-	case errors.Is(err, copies.ErrNotDurable):
-		return hint(err, `not enough nodes are in reach to make the copies that an answer needs: "valise status" shows which are missing`)
 	case errors.Is(err, replication.ErrUnknown):
 		return hint(err, "the change may have happened: look before you repeat it")
 	}
 	return err
+}
+
+// A saidError says in one sentence what happened; what happened to whom in
+// detail stays inside it, for the program.
+type saidError struct {
+	text string
+	err  error
+}
+
+func (e *saidError) Error() string { return e.text }
+func (e *saidError) Unwrap() error { return e.err }
+
+// putError puts an upload's failure into an operator's words. What each node
+// said is in the log already.
+func (n *Node) putError(err error) error {
+	if !errors.Is(err, copies.ErrNotDurable) {
+		return ledgerHint(err)
+	}
+	why := "nodes did not take them in time"
+	switch away := n.away(); len(away) {
+	case 0:
+	case 1:
+		why = away[0] + " is not in reach"
+	default:
+		why = strings.Join(away[:len(away)-1], ", ") + " and " + away[len(away)-1] + " are not in reach"
+	}
+	return hint(&saidError{fmt.Sprintf("too few copies could be made: %s; nothing was stored", why), err},
+		`run the command again when more nodes are up: "valise status" shows which are missing, the log of this node what they said`)
 }

@@ -159,8 +159,13 @@ func (n *Node) serveAdmin() error {
 	if err != nil {
 		return err
 	}
-	n.serveHTTP("admin", l, api.Handler(n.Admin(), Hint, n.log))
+	n.serveHTTP("admin", l, api.Handler(n.Admin(), n.explain, n.log))
 	return nil
+}
+
+// explain puts an error into the operator's words: nodes by name, and what to try next.
+func (n *Node) explain(err error) (detail, hint string) {
+	return n.roster.named(err.Error()), Hint(err)
 }
 
 // closeFaces ends what people hold first: new requests are refused, those

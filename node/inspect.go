@@ -29,7 +29,7 @@ func (n *Node) Holders(root string) ([]string, error) {
 		ids, err := n.copies.Holders(tx, c)
 		names = nil
 		for _, id := range ids {
-			names = append(names, n.nameOf(id))
+			names = append(names, n.roster.label(id))
 		}
 		return err
 	})

@@ -5,6 +5,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"strings"
 	"sync"
 	"time"
 
@@ -25,14 +26,17 @@ const settleTimeout = 10 * time.Second
 type roster struct {
 	following sync.Mutex // held by follow, so that an older view never comes after a newer one
 
-	mu      sync.RWMutex // guards the field below
+	mu      sync.RWMutex // guards the fields below
 	members []member
+	labels  map[string]string // by the text of the peer id
+	names   *strings.Replacer // of peer ids by labels
 }
 
 func (r *roster) set(members []member) {
+	names := labels(members)
 	r.mu.Lock()
 	defer r.mu.Unlock()
-	r.members = members
+	r.members, r.labels, r.names = members, names, namesIn(names)
 }
 
 // all returns the members, ordered by peer id. The slice is shared: read only.

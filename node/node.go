@@ -118,7 +118,7 @@ func (n *Node) openIdentity(context.Context) error {
 	if n.cluster, err = loadCluster(n.fs, n.cfg.Dir, n.id, n.cfg.Organisation); err != nil {
 		return err
 	}
-	n.log = n.cfg.log().With("node", n.cfg.name())
+	n.log = slog.New(namingHandler{n.cfg.log().Handler(), &n.roster}).With("node", n.cfg.name())
 	n.keys = newKeyring(n.cluster.Cluster, n.id)
 	n.law = authz.NewKeyring()
 	n.cache = pebble.NewCache(int64(n.cfg.Store.Cache))

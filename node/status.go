@@ -24,7 +24,7 @@ func (a admin) Status(ctx context.Context) (api.Status, error) {
 	s := api.Status{
 		Organisation: n.cfg.Organisation, Cluster: n.cluster.Cluster, Program: Version,
 		Node: n.id.id.String(), Name: n.cfg.name(), Site: n.cfg.Site, Started: n.started,
-		Ledger: api.LedgerStatus{State: ledgerState(ls), Leader: n.nameOf(ls.Leader), Quorum: ls.Quorum, Term: ls.Term, Applied: ls.Applied, Age: ls.Age.Seconds()},
+		Ledger: api.LedgerStatus{State: ledgerState(ls), Leader: n.roster.label(ls.Leader), Quorum: ls.Quorum, Term: ls.Term, Applied: ls.Applied, Age: ls.Age.Seconds()},
 		Copies: api.CopiesStatus{Wanted: n.cfg.Copies.Wanted, Ack: n.cfg.Copies.Ack},
 		Faces:  api.FacesStatus{SMTP: n.faces.smtp, Files: n.faces.files, App: n.faces.app, Metrics: n.faces.metrics},
 	}
@@ -71,13 +71,6 @@ func ledgerState(s replication.Status) string {
 		return "leader"
 	}
 	return "follower"
-}
-
-func (n *Node) nameOf(id peer.ID) string {
-	if m, ok := n.roster.find(id); ok {
-		return m.Name
-	}
-	return id.String()
 }
 
 // countCopies counts contents and the copies that are still to be fetched.
@@ -130,7 +123,7 @@ func (n *Node) away() []string {
 	var out []string
 	for _, m := range n.roster.all() {
 		if m.ID != n.id.id && !n.reached(m.ID) {
-			out = append(out, n.nameOf(m.ID))
+			out = append(out, n.roster.label(m.ID))
 		}
 	}
 	return out

@@ -43,7 +43,7 @@ func TestCopiedFolderIsNoticed(t *testing.T) {
 		}
 	}
 	eventually(t, "everybody to notice", func() bool {
-		return book.has("level=ERROR", "two running nodes have one identity", "hint=") &&
+		return book.has("level=ERROR", "two running nodes have one identity", "peer_name=paris-1", "hint=") &&
 			first.has("level=ERROR", "another running node has this node's identity", "hint=") &&
 			second.has("level=ERROR", "another running node has this node's identity", "hint=")
 	})

@@ -33,7 +33,7 @@ func serve(t *testing.T, dir string, a Admin) *Client {
 		t.Fatal(err)
 	}
 	log := slog.New(slog.DiscardHandler)
-	s := NewServer(Handler(a, func(error) string { return "look again" }, log), log)
+	s := NewServer(Handler(a, func(err error) (string, string) { return err.Error(), "look again" }, log), log)
 	done := make(chan struct{})
 	go func() { defer close(done); _ = s.Serve(l) }()
 	t.Cleanup(func() { s.Close(); <-done })

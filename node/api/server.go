@@ -27,9 +27,10 @@ type Problem struct {
 
 func (p *Problem) Error() string { return p.Detail }
 
-// Handler serves the admin API. hint finds the advice that travels with an error.
-func Handler(a Admin, hint func(error) string, log *slog.Logger) http.Handler {
-	s := &server{admin: a, hint: hint, log: log}
+// Handler serves the admin API. explain puts an error into an operator's words,
+// with the advice that travels with it.
+func Handler(a Admin, explain func(error) (detail, hint string), log *slog.Logger) http.Handler {
+	s := &server{admin: a, explain: explain, log: log}
 	mux := http.NewServeMux()
 	mux.HandleFunc("GET /v1/status", func(w http.ResponseWriter, r *http.Request) {
 		s.answer(w, r, func(ctx context.Context) (any, error) { return a.Status(ctx) })
@@ -55,9 +56,9 @@ func Handler(a Admin, hint func(error) string, log *slog.Logger) http.Handler {
 }
 
 type server struct {
-	admin Admin
-	hint  func(error) string
-	log   *slog.Logger
+	admin   Admin
+	explain func(error) (detail, hint string)
+	log     *slog.Logger
 }
 
 // handle decodes a request strictly, calls fn and encodes its answer.
@@ -91,9 +92,10 @@ func (s *server) answer(w http.ResponseWriter, r *http.Request, fn func(context.
 
 func (s *server) problem(w http.ResponseWriter, r *http.Request, status int, err error) {
 	s.log.InfoContext(r.Context(), "admin request refused", "request", r.Method+" "+r.URL.Path, "err", err)
+	detail, hint := s.explain(err)
 	w.Header().Set("Content-Type", problemType)
 	w.WriteHeader(status)
-	_ = json.NewEncoder(w).Encode(Problem{Title: http.StatusText(status), Status: status, Detail: err.Error(), Hint: s.hint(err)})
+	_ = json.NewEncoder(w).Encode(Problem{Title: http.StatusText(status), Status: status, Detail: detail, Hint: hint})
 }
 
 // put takes the file as the request's body and its facts as query parameters.
