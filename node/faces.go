@@ -9,6 +9,7 @@ import (
 	"net"
 	"net/http"
 	"net/netip"
+	"sync"
 	"syscall"
 	"time"
 
@@ -25,6 +26,7 @@ type faces struct {
 	smtp, files, app, metrics string
 	tls                       *tls.Config // nil on loopback without a certificate
 	servers                   []*http.Server
+	requests                  requests
 	endMail                   context.CancelFunc
 }
 
@@ -134,7 +136,7 @@ func (n *Node) loopbackHosts(addr string) []string {
 // long, so only the header has a deadline here.
 func (n *Node) serveHTTP(name string, l net.Listener, h http.Handler, adjust ...func(*http.Server)) {
 	s := &http.Server{
-		Handler: h, ReadHeaderTimeout: 15 * time.Second, IdleTimeout: 2 * time.Minute, MaxHeaderBytes: 64 << 10,
+		Handler: n.faces.requests.counted(h), ReadHeaderTimeout: 15 * time.Second, IdleTimeout: 2 * time.Minute, MaxHeaderBytes: 64 << 10,
 		ErrorLog: slog.NewLogLogger(n.log.Handler(), slog.LevelDebug),
 	}
 	for _, fn := range adjust {
@@ -169,7 +171,8 @@ func (n *Node) explain(err error) (detail, hint string) {
 }
 
 // closeFaces ends what people hold first: new requests are refused, those
-// under way get a moment, then everything is cut.
+// under way get a moment, then everything is cut. The rooms behind close only
+// after the last handler has returned.
 func (n *Node) closeFaces() {
 	if n.faces.endMail != nil {
 		n.faces.endMail()
@@ -180,5 +183,57 @@ func (n *Node) closeFaces() {
 		if err := s.Shutdown(ctx); err != nil {
 			s.Close()
 		}
+	}
+	if !n.faces.requests.wait(closeTimeout) {
+		n.log.Warn("requests are still under way; closing all the same")
+	}
+}
+
+// requests counts the requests under way: http.Server.Close cuts their
+// connections and does not wait for those who serve them.
+type requests struct {
+	mu     sync.Mutex // guards the fields below
+	open   int
+	closed bool
+	ended  chan struct{} // closed when closed and none is open
+}
+
+func (r *requests) counted(h http.Handler) http.Handler {
+	return http.HandlerFunc(func(w http.ResponseWriter, req *http.Request) {
+		r.mu.Lock()
+		if r.closed {
+			r.mu.Unlock()
+			w.WriteHeader(http.StatusServiceUnavailable)
+			return
+		}
+		r.open++
+		r.mu.Unlock()
+		defer r.leave()
+		h.ServeHTTP(w, req)
+	})
+}
+
+func (r *requests) leave() {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	if r.open--; r.closed && r.open == 0 {
+		close(r.ended)
+	}
+}
+
+// wait lets no request in any more and returns true when all under way have
+// ended, or false after d.
+func (r *requests) wait(d time.Duration) bool {
+	r.mu.Lock()
+	r.closed, r.ended = true, make(chan struct{})
+	if r.open == 0 {
+		close(r.ended)
+	}
+	r.mu.Unlock()
+	select {
+	case <-r.ended:
+		return true
+	case <-time.After(d):
+		return false
 	}
 }

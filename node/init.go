@@ -57,11 +57,19 @@ func Init(ctx context.Context, c Config) error {
 // freshDir makes the folder, and refuses one that is a node already.
 func (c *Config) freshDir() (vfs.FS, error) {
 	fs := c.fs()
-	if _, err := fs.Stat(fs.PathJoin(c.Dir, clusterName)); err == nil {
-		return nil, hint(fmt.Errorf("%s is a node's folder already", c.Dir), `"valise serve" starts it; choose another --dir for a new one`)
-	}
-	if _, err := fs.Stat(fs.PathJoin(c.Dir, "road")); err == nil {
-		return nil, hint(fmt.Errorf("%s holds a node that has run, without its %s", c.Dir, clusterName), "put that file back from a backup, or choose another --dir for a new node")
+	for _, found := range []struct {
+		name string
+		err  error
+	}{
+		{clusterName, hint(fmt.Errorf("%s is a node's folder already", c.Dir), `"valise serve" starts it; choose another --dir for a new one`)},
+		{"road", hint(fmt.Errorf("%s holds a node that has run, without its %s", c.Dir, clusterName), "put that file back from a backup, or choose another --dir for a new node")},
+	} {
+		switch _, err := fs.Stat(fs.PathJoin(c.Dir, found.name)); {
+		case err == nil:
+			return nil, found.err
+		case !errors.Is(err, errNotExist): // below, a ledger is removed: only from a folder that is known to be no node's
+			return nil, hint(fmt.Errorf("look whether %s is a node's folder: %w", c.Dir, err), "choose a --dir that this user may read and write")
+		}
 	}
 	if err := fs.MkdirAll(c.Dir, 0o700); err != nil {
 		return nil, hint(fmt.Errorf("make folder %s: %w", c.Dir, err), "choose a --dir that this user may write to")
