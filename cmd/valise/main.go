@@ -144,6 +144,9 @@ func hintOf(err error) string {
 	if errors.Is(err, api.ErrNotRunning) {
 		return `start it with "valise serve --dir DIR", or name the folder of one that runs with --dir`
 	}
+	if errors.Is(err, api.ErrSilent) {
+		return "its process hangs, was stopped, or has no processor time: look at its log, and start it again if need be; what you asked for may have happened"
+	}
 	return node.Hint(err)
 }
 

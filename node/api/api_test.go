@@ -9,6 +9,7 @@ import (
 	"path/filepath"
 	"strings"
 	"testing"
+	"time"
 )
 
 // answering is an Admin that does what its fields say.
@@ -102,5 +103,23 @@ func TestNobodyListens(t *testing.T) {
 	t.Parallel()
 	if _, err := Dial(filepath.Join(t.TempDir(), "nowhere")).Status(t.Context()); !errors.Is(err, ErrNotRunning) {
 		t.Errorf("got %v, want ErrNotRunning", err)
+	}
+}
+
+// A daemon that hangs takes connections and never answers: whoever asks is told so.
+func TestSilentNode(t *testing.T) {
+	t.Parallel()
+	dir := t.TempDir()
+	l, err := Listen(dir) // nobody accepts
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { l.Close() })
+	c := Dial(dir)
+	c.patience = 50 * time.Millisecond
+	ctx, cancel := context.WithTimeout(t.Context(), time.Minute)
+	defer cancel()
+	if _, err := c.Status(ctx); !errors.Is(err, ErrSilent) {
+		t.Errorf("got %v, want ErrSilent", err)
 	}
 }

@@ -25,8 +25,16 @@ const SocketName = "admin.sock"
 // maxSocketPath is what fits sockaddr_un.sun_path on Linux, with its final NUL.
 const maxSocketPath = 107
 
-// ErrNotRunning says that no node listens in that folder.
-var ErrNotRunning = errors.New("no node is running in this folder")
+var (
+	// ErrNotRunning says that no node listens in that folder.
+	ErrNotRunning = errors.New("no node is running in this folder")
+	// ErrSilent says that a node took the request and did not answer in time. What was asked may have happened.
+	ErrSilent = errors.New("the node in this folder does not answer")
+)
+
+// patience is how long a node may take over anything but an upload: several
+// times what the ledger gives a write.
+const patience = 30 * time.Second
 
 // Listen opens the admin socket in dir, mode 0600, replacing one that a killed
 // node left. Only the node's own user and root get past it.
@@ -115,7 +123,10 @@ func NewServer(h http.Handler, log *slog.Logger) *http.Server {
 }
 
 // A Client speaks to the node that runs in a folder.
-type Client struct{ http *http.Client }
+type Client struct {
+	http     *http.Client
+	patience time.Duration
+}
 
 // Dial returns a client for the node in dir. No connection is made yet.
 func Dial(dir string) *Client {
@@ -133,7 +144,7 @@ func Dial(dir string) *Client {
 			}
 		}
 	}
-	return &Client{http: &http.Client{Transport: &http.Transport{DialContext: dial}}}
+	return &Client{http: &http.Client{Transport: &http.Transport{DialContext: dial}}, patience: patience}
 }
 
 // startTime is how long a client waits for a node that is being started.
@@ -221,11 +232,17 @@ func (c *Client) do(ctx context.Context, method, path string, in, out any) error
 		}
 		body = bytes.NewReader(data)
 	}
+	ctx, cancel := context.WithTimeoutCause(ctx, c.patience, ErrSilent)
+	defer cancel()
 	req, err := http.NewRequestWithContext(ctx, method, "http://valise"+path, body)
 	if err != nil {
 		return err
 	}
-	return c.send(req, out)
+	err = c.send(req, out)
+	if err != nil && errors.Is(context.Cause(ctx), ErrSilent) {
+		return ErrSilent
+	}
+	return err
 }
 
 func (c *Client) send(req *http.Request, out any) error {
