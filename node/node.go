@@ -12,6 +12,7 @@ import (
 	"net"
 	"os"
 	"sync"
+	"syscall"
 	"time"
 
 	"github.com/cockroachdb/pebble/v2"
@@ -263,8 +264,10 @@ func Run(ctx context.Context, c Config) error {
 
 // portHint adds the usual remedy to a failed listen.
 func portHint(err error, addr string) error {
-	if op, ok := errors.AsType[*net.OpError](err); ok || errors.Is(err, errAddrInUse) {
-		_ = op
+	if errors.Is(err, syscall.EADDRNOTAVAIL) {
+		return hint(fmt.Errorf("listen %s: %w", addr, err), `no interface of this machine has that address now: mend the [listen] part of the config, or listen at 0.0.0.0 and name the address in advertise`)
+	}
+	if _, ok := errors.AsType[*net.OpError](err); ok || errors.Is(err, errAddrInUse) {
 		return hint(fmt.Errorf("listen %s: %w", addr, err), `is another program, or another node, on that port? "valise init --listen-base N" or the [listen] part of the config moves them`)
 	}
 	return err

@@ -56,8 +56,8 @@ stolen node.`,
 		if c.opt.org == "" || c.opt.site == "" {
 			return misused("init", "--org and --site are needed")
 		}
-		if c.opt.listenBase < 0 || c.opt.listenBase > 65530 {
-			return misused("init", "--listen-base %d: use 1024 to 65530", c.opt.listenBase)
+		if err := c.checkPlace("init"); err != nil {
+			return err
 		}
 		cfg := c.baseConfig()
 		cfg.Organisation, cfg.Site = c.opt.org, c.opt.site
@@ -80,6 +80,14 @@ func placeFlags(c *call) {
 	c.flags.StringVar(&c.opt.name, "name", "", "what this node is called (default: its site)")
 	c.flags.IntVar(&c.opt.listenBase, "listen-base", 0, "first of six ports: SMTP, files, app, metrics, libp2p, ledger (default: 2525, 8080, 8081, 9091, 4101, 4102)")
 	c.flags.StringVar(&c.opt.advertise, "advertise", "", "host names or addresses, comma-separated, at which other nodes reach this one")
+}
+
+// checkPlace refuses what placeFlags cannot mean, before anything is done.
+func (c *call) checkPlace(cmd string) error {
+	if c.opt.listenBase < 0 || c.opt.listenBase > 65530 {
+		return misused(cmd, "--listen-base %d: use 1024 to 65530", c.opt.listenBase)
+	}
+	return nil
 }
 
 // baseConfig is the default config with what the flags of init and join say.
@@ -123,6 +131,9 @@ answer is lost on the way, run the same command again.`,
 		placeFlags(c)
 	},
 	run: func(ctx context.Context, c *call) error {
+		if err := c.checkPlace("join"); err != nil {
+			return err
+		}
 		ticket, err := c.readSecret(ctx, c.opt.ticket, "Ticket: ")
 		if err != nil {
 			return fmt.Errorf("read ticket: %w", err)
