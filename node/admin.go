@@ -213,6 +213,9 @@ func (a admin) AddMailbox(ctx context.Context, r api.MailboxRequest) error {
 		box.Aliases, box.Unknown = known.Aliases, known.Unknown
 		return authz.ReplaceMailbox(tx, box)
 	})
+	if errors.Is(err, authz.ErrAddressTaken) {
+		return hint(err, "the address belongs to another account: name that one with --account, or leave --account away")
+	}
 	return ledgerHint(err)
 }
 

@@ -261,6 +261,9 @@ func (n *Node) admit(ctx context.Context, ticket peer.ID, nonce []byte, r joinRe
 		bumpMembers(tx)
 		return nil
 	})
+	if errors.Is(err, replication.ErrNoQuorum) || errors.Is(err, replication.ErrUnknown) {
+		return joinAnswer{}, hint(err, "the cluster cannot decide now: run the same command again when a majority of its nodes is up; the ticket still works for this folder")
+	}
 	if err != nil {
 		return joinAnswer{}, err
 	}

@@ -182,6 +182,35 @@ func TestR4_CancelledTicketAdmitsNobody(t *testing.T) {
 	}
 }
 
+// R4: a cluster without a majority cannot admit anybody, and the joiner is told when to come again.
+func TestR4_JoinWithoutAQuorumSaysSo(t *testing.T) {
+	t.Parallel()
+	berlin, paris, book := pair(t, nil)
+	ticket, err := berlin.Admin().Invite(t.Context(), api.InviteRequest{Site: "rome"})
+	if err != nil {
+		t.Fatal(err)
+	}
+	eventually(t, "paris to vote", func() bool { return book.has("step=promote", "err=<nil>") })
+	paris.Close()
+	if _, err := Join(t.Context(), alone(t), ticket.Ticket); err == nil || !strings.Contains(Hint(err), "majority") {
+		t.Errorf("got %v, hint %q", err, Hint(err))
+	}
+}
+
+// A mailbox of another account is not taken over, and the operator is told whose it is not.
+func TestMailboxOfAnotherAccount(t *testing.T) {
+	t.Parallel()
+	n := running(t)
+	account(t, n)
+	if _, err := n.Admin().AddAccount(t.Context(), api.AccountRequest{Address: "other@example.org"}); err != nil {
+		t.Fatal(err)
+	}
+	err := n.Admin().AddMailbox(t.Context(), api.MailboxRequest{Account: "other@example.org", Address: "sender@example.org", NextHop: "127.0.0.1:25", TLS: "none"})
+	if !errors.Is(err, authz.ErrAddressTaken) || Hint(err) == "" {
+		t.Errorf("got %v, hint %q", err, Hint(err))
+	}
+}
+
 // L11: a store that can no longer write its index stops the node, with a hint.
 func TestL11_BrokenStoreStopsTheNode(t *testing.T) {
 	t.Parallel()
