@@ -78,7 +78,7 @@ type Mail struct {
 	Hostname   string `toml:"hostname" comment:"Our name in EHLO and Received. Empty: the organisation."`
 	Threshold  Size   `toml:"threshold" comment:"An attachment above this is taken out, alone or together with its siblings."`
 	MaxMessage Size   `toml:"max-message" comment:"Offered as SIZE. The next hop never sees this size."`
-	SpoolDir   string `toml:"spool-dir" comment:"For messages in flight. Empty: the system's temporary folder."`
+	SpoolDir   string `toml:"spool-dir" comment:"For messages in flight; a relative name starts at the node's folder. Empty: the system's temporary folder."`
 }
 
 // CopiesConfig says how many nodes hold each file.

@@ -86,6 +86,7 @@ func (n *Node) openFaces(ctx context.Context) error {
 			continue
 		}
 		if err := b.serve(listeners[i]); err != nil {
+			n.cancel(err) // what serves already ends with the node, not with an error of its own
 			closeBound()
 			return err
 		}
@@ -179,11 +180,15 @@ func (n *Node) closeFaces() {
 	}
 	ctx, cancel := context.WithTimeout(context.Background(), closeTimeout)
 	defer cancel()
-	for _, s := range n.faces.servers {
-		if err := s.Shutdown(ctx); err != nil {
-			s.Close()
-		}
+	var wg sync.WaitGroup
+	for _, s := range n.faces.servers { // side by side: a slow download takes no time from the others
+		wg.Go(func() {
+			if err := s.Shutdown(ctx); err != nil {
+				s.Close()
+			}
+		})
 	}
+	wg.Wait()
 	if !n.faces.requests.wait(closeTimeout) {
 		n.log.Warn("requests are still under way; closing all the same")
 	}

@@ -15,10 +15,18 @@ import (
 	"github.com/valise-mail/valise/replication/copies"
 )
 
+// spoolDir is the folder for messages in flight; empty is the system's.
+func (c *Config) spoolDir() string {
+	if c.Mail.SpoolDir == "" {
+		return ""
+	}
+	return c.path(c.Mail.SpoolDir)
+}
+
 // checkSpool says now what the first long message would find out otherwise:
 // that its folder is not there, or that this user may not write to it.
 func (c *Config) checkSpool() error {
-	dir := c.Mail.SpoolDir
+	dir := c.spoolDir()
 	if dir == "" {
 		dir = os.TempDir()
 	}
@@ -42,7 +50,7 @@ func (n *Node) serveMail(l net.Listener) error {
 	}
 	gate, err := mailgw.New(mailgw.Config{
 		Hostname: n.cfg.mailHostname(), Publisher: publisher{n}, Directory: directory{n}, TLS: secure,
-		MaxMessageBytes: int64(n.cfg.Mail.MaxMessage), Threshold: int64(n.cfg.Mail.Threshold), SpoolDir: n.cfg.Mail.SpoolDir,
+		MaxMessageBytes: int64(n.cfg.Mail.MaxMessage), Threshold: int64(n.cfg.Mail.Threshold), SpoolDir: n.cfg.spoolDir(),
 		Dial: n.cfg.dial, Clock: n.cfg.clock(), Logger: n.log,
 	})
 	if err != nil {

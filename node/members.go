@@ -300,12 +300,22 @@ func (n *Node) ownRecord(m memberRecord) (_ memberRecord, err error) {
 }
 
 // keepOwnRecord tells the cluster where this node is reached now and which
-// store it has: a wiped store has another id, and holds nothing (P2).
+// store it has: a wiped store has another id, and holds nothing (P2). Addresses
+// change while it runs; against another daemon with the same key it does not
+// write, or the two would go on for ever.
 func (n *Node) keepOwnRecord(ctx context.Context) error {
-	for wait := 100 * time.Millisecond; ; wait = min(2*wait, 10*time.Second) {
+	const first, look = 100 * time.Millisecond, time.Minute
+	for wait := first; ; wait = min(2*wait, 10*time.Second) {
 		done, err := n.updateOwnRecord(ctx)
 		if done {
-			return nil
+			for wait = first; done; {
+				if !sleep(ctx, look) {
+					return nil
+				}
+				m, ok := n.roster.find(n.id.id)
+				done = !ok || n.ownRecordStands(m.memberRecord) || n.twins.foreignHand()
+			}
+			continue
 		}
 		if err != nil && Hint(err) != "" {
 			n.log.ErrorContext(ctx, "own record not written", "err", err, "hint", Hint(err))

@@ -23,7 +23,7 @@ func (n *Node) certificate() (*tls.Config, error) {
 	var err error
 	switch {
 	case t.Cert != "":
-		cert, err = tls.LoadX509KeyPair(n.path(t.Cert), n.path(t.Key))
+		cert, err = tls.LoadX509KeyPair(n.cfg.path(t.Cert), n.cfg.path(t.Key))
 		if err != nil {
 			return nil, hint(fmt.Errorf("load certificate: %w", err), "tls.cert and tls.key name PEM files; relative names start at the node's folder")
 		}
@@ -37,11 +37,12 @@ func (n *Node) certificate() (*tls.Config, error) {
 	return &tls.Config{Certificates: []tls.Certificate{cert}, MinVersion: tls.VersionTLS12, NextProtos: []string{"h2", "http/1.1"}}, nil
 }
 
-func (n *Node) path(name string) string {
+// path is a file or folder that the config names: relative names start at the node's folder.
+func (c *Config) path(name string) string {
 	if filepath.IsAbs(name) {
 		return name
 	}
-	return filepath.Join(n.cfg.Dir, name)
+	return filepath.Join(c.Dir, name)
 }
 
 // selfSigned makes a certificate for the node's own names, for a year.

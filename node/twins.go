@@ -34,6 +34,7 @@ type twins struct {
 	ours    string    // where others hear a second node under our key
 	oursAt  time.Time // when they last said so
 	written *memberRecord
+	foreign bool // somebody else has written our record
 }
 
 // heard notes that a run of the node spoke. It returns where another run of the
@@ -100,6 +101,13 @@ func (t *twins) wrote(m memberRecord) {
 	t.written = &m
 }
 
+// foreignHand says whether another daemon has written this node's record.
+func (t *twins) foreignHand() bool {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	return t.foreign
+}
+
 func (t *twins) lastWritten() *memberRecord {
 	t.mu.Lock()
 	defer t.mu.Unlock()
@@ -117,6 +125,9 @@ func (n *Node) checkOwnRecord(before *memberRecord, now member) {
 	n.log.ErrorContext(n.ctx, "this node's record was written by another running node with the same identity",
 		"addresses", addrs, "same_store", bytes.Equal(before.Store, now.Store), "hint", twinHint)
 	n.twins.wrote(now.memberRecord) // said once for each change
+	n.twins.mu.Lock()
+	n.twins.foreign = true
+	n.twins.mu.Unlock()
 }
 
 // sameRecord compares what a node itself writes into its record.
