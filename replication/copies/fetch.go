@@ -276,7 +276,9 @@ func (c *Copies) fetchFrom(ctx context.Context, id peer.ID, want []cid.Cid, why 
 	begun := time.Now()
 	w, stop, err := c.dial(ctx, id, fetchProtocol, blockBuffer, wordBuffer)
 	if err != nil {
-		c.ranks.failed(id)
+		if ctx.Err() == nil { // a reader that went away says nothing of the peer
+			c.ranks.failed(id)
+		}
 		return 0, err
 	}
 	defer func() {

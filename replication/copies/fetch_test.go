@@ -255,3 +255,35 @@ func TestP4_RanksNearestFirst(t *testing.T) {
 		t.Error("still down")
 	}
 }
+
+// A leavingLane has its caller go away during a dial.
+type leavingLane struct {
+	Lane
+	leave context.CancelFunc
+}
+
+func (l leavingLane) Dial(ctx context.Context, _ peer.ID, _ string) (network.Stream, error) {
+	l.leave()
+	<-ctx.Done()
+	return nil, ctx.Err()
+}
+
+// A reader that goes away while a holder is dialled says nothing of the holder.
+func TestP4_ReaderThatGoesAwayBlamesNobody(t *testing.T) {
+	t.Parallel()
+	cl := newCluster(t, 1, "a", "b")
+	cl.nodes[1].Weight = -1
+	cl.start()
+	f := newFile(3, 1000)
+	cl.peers[0].store(t, f)
+	ctx, cancel := context.WithCancel(t.Context())
+	defer cancel()
+	reader := cl.peers[1]
+	reader.cfg.Lane = leavingLane{reader.lane, cancel}
+	if err := reader.read(ctx, f); !errors.Is(err, context.Canceled) {
+		t.Errorf("got %v", err)
+	}
+	if reader.ranks.down(cl.peers[0].id()) {
+		t.Error("the holder is taken for dead")
+	}
+}
