@@ -116,8 +116,9 @@ func (c *Copies) Record(tx ReadWriter, p Placed) error {
 			tx.Put(missingKey(seat.Node, p.Root), present)
 		}
 	}
+	// A leaving seat may end at any moment: its copy counts as extra, which ends by Release alone.
 	for _, copy := range p.Copies {
-		if seat, ok := seatOf(row, copy.Node); !ok || seat.State == Incoming || seat.Copy != copy {
+		if seat, ok := seatOf(row, copy.Node); !ok || seat.State != Held || seat.Copy != copy {
 			rec.addExtra(copy)
 		}
 	}

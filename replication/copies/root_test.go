@@ -74,7 +74,7 @@ func TestP2_Record(t *testing.T) {
 		"incoming acknowledged":  {[]Seat{{a, Held}, {b, Incoming}}, []Copy{a, b}, nil, nil, []Copy{b}, []peer.ID{a.Node, b.Node}},
 		"incoming did not":       {[]Seat{{a, Held}, {b, Incoming}}, []Copy{a}, []peer.ID{b.Node}, []peer.ID{b.Node}, nil, []peer.ID{a.Node}},
 		"leaving is not told":    {[]Seat{{a, Held}, {b, Leaving}, {c, Incoming}}, []Copy{a, c}, []peer.ID{b.Node}, nil, []Copy{c}, []peer.ID{a.Node, c.Node}},
-		"leaving acknowledged":   {[]Seat{{a, Held}, {b, Leaving}, {c, Incoming}}, []Copy{a, b}, []peer.ID{c.Node}, []peer.ID{c.Node}, nil, []peer.ID{a.Node, b.Node}},
+		"leaving acknowledged":   {[]Seat{{a, Held}, {b, Leaving}, {c, Incoming}}, []Copy{a, b}, []peer.ID{c.Node}, []peer.ID{c.Node}, []Copy{b}, []peer.ID{a.Node, b.Node}},
 		"outside the row":        {[]Seat{{a, Held}, {b, Held}}, []Copy{a, d}, []peer.ID{b.Node}, []peer.ID{b.Node}, []Copy{d}, []peer.ID{a.Node, d.Node}},
 		"wiped since the table":  {[]Seat{{a, Held}, {wiped, Held}}, []Copy{a, b}, []peer.ID{b.Node}, []peer.ID{b.Node}, []Copy{b}, []peer.ID{a.Node, b.Node}},
 		"wiped after its answer": {[]Seat{{a, Held}, {b, Held}}, []Copy{a, wiped}, []peer.ID{b.Node}, []peer.ID{b.Node}, []Copy{wiped}, []peer.ID{a.Node}},
@@ -250,4 +250,25 @@ func FuzzTable(f *testing.F) {
 			t.Fatal(diff)
 		}
 	})
+}
+
+// An upload begun before the leader took a row from a node may end with that node's copy, after the
+// successor listed what it has to fetch: when the row is settled the copy still counts.
+func TestP2_CopyOfALeavingNodeOutlivesItsSeat(t *testing.T) {
+	t.Parallel()
+	nodes := testNodes("a", "b", "c")
+	a, b, c := nodeCopy(nodes[0]), nodeCopy(nodes[1]), nodeCopy(nodes[2])
+	s := &Copies{cfg: Config{Nodes: func() []Node { return nodes }}}
+	tx := memTx{make(map[string][]byte)}
+	row := []Seat{{a, Held}, {b, Leaving}, {c, Incoming}}
+	rowOf(t, tx, row...)
+	if err := s.Record(tx, Placed{Root: testRoot(1), Partition: 5, Copies: []Copy{a, b}}); err != nil {
+		t.Fatal(err)
+	}
+	rowOf(t, tx, settled(row, c.Node)...)
+	holders, err := s.Holders(tx, testRoot(1))
+	slices.Sort(holders)
+	if diff := cmp.Diff([]peer.ID{a.Node, b.Node}, holders); diff != "" || err != nil {
+		t.Error(diff, err)
+	}
 }
