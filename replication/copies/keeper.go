@@ -215,6 +215,15 @@ func (k *keeper) heal(ctx context.Context, root cid.Cid, whole bool) error {
 		return nil
 	}
 	err = k.c.led.Update(ctx, func(tx ledgerTx) error {
+		// Since it was looked at the root may have been recorded anew, or come to be wanted: then it
+		// stays on the list.
+		now, listed, err := k.place(tx, root)
+		if err != nil {
+			return err
+		}
+		if now && listed && !wanted {
+			return errLater
+		}
 		tx.Delete(missingKey(k.c.cfg.Self, root))
 		if !wanted { // whoever wants it here again makes the row Incoming
 			return nil
@@ -222,7 +231,7 @@ func (k *keeper) heal(ctx context.Context, root cid.Cid, whole bool) error {
 		return found(tx, k.c.cfg.Self, root)
 	})
 	if err != nil {
-		return fmt.Errorf("copied root %s, to be recorded: %w", root, err)
+		return fmt.Errorf("root %s, to be settled: %w", root, err)
 	}
 	k.c.log.InfoContext(ctx, "a copy that was missing is settled", "root", root, "wanted", wanted, "fetched", fetched)
 	return nil

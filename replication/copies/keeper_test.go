@@ -1,6 +1,7 @@
 package copies
 
 import (
+	"context"
 	"crypto/rand"
 	"errors"
 	"slices"
@@ -348,5 +349,55 @@ func TestPageEnds(t *testing.T) {
 	roots, next := page(tx.Scan(prefix, replication.PrefixEnd(prefix)), len(prefix))
 	if len(roots) != 1 || next != nil { // the empty manifest is one root
 		t.Errorf("%d roots, next %x", len(roots), next)
+	}
+}
+
+// A turnedLedger changes between what its user has read and the next Update.
+type turnedLedger struct {
+	ledger
+	turn func()
+}
+
+func (l *turnedLedger) Update(ctx context.Context, fn func(tx ledgerTx) error) error {
+	if turn := l.turn; turn != nil {
+		l.turn = nil
+		turn()
+	}
+	return l.ledger.Update(ctx, fn)
+}
+
+// A root deleted and recorded again under the keeper's hands stays on its list.
+func TestP2_KeeperSeesARootRecordedAnew(t *testing.T) {
+	t.Parallel()
+	cl := newCluster(t, 2, "a", "b")
+	turned := &turnedLedger{ledger: cl.ledger}
+	cl.led = func(i int) ledger {
+		if i == 1 {
+			return turned
+		}
+		return cl.ledger
+	}
+	cl.start()
+	holder, late := cl.peers[0], cl.peers[1]
+	f := newFile(2, 1000)
+	batch := holder.disk.newBatch(false)
+	for _, b := range f.blocks {
+		_ = batch.Add(t.Context(), b)
+	}
+	if err := batch.Commit(t.Context()); err != nil {
+		t.Fatal(err)
+	}
+	placed := Placed{Root: f.root, Partition: 7, Copies: []Copy{{holder.id(), holder.disk.ID()}}}
+	turned.turn = func() { holder.record(t, placed) }
+	k := newKeeper(late.Copies)
+	_ = k.heal(t.Context(), f.root, false) // what it read: the root is not recorded
+	if !late.recordOf(t, f.root).misses(late.id()) {
+		t.Fatal("taken for a holder without blocks")
+	}
+	if _, ok := cl.ledger.data[string(missingKey(late.id(), f.root))]; !ok {
+		t.Fatal("missing here, and no keeper will ever know")
+	}
+	if err := k.heal(t.Context(), f.root, false); err != nil || !late.settledAt(t, f.root)() || !late.disk.holds(f) {
+		t.Errorf("not healed: %v", err)
 	}
 }
