@@ -8,7 +8,8 @@ import (
 )
 
 // tableTime is how long an upload waits for a table that lags behind the members: right after a
-// second node joined, the rows still name the first alone, and too few copies would be sure.
+// second node joined, the rows still name the first alone, and right after one was removed, it is
+// still named: too few copies would be sure.
 const tableTime = 10 * time.Second
 
 // choose sets the upload's partition once there is a table whose rows have enough nodes.
@@ -86,13 +87,14 @@ func (u *Upload) pick(tx Reader) (best []Seat, err error) {
 	return best, nil
 }
 
-// enough says whether a row has as many nodes, at as many sites, as an answer needs.
+// enough says whether a row has as many nodes, at as many sites, as an answer needs. A node that
+// was removed, and that the table still names, does not count.
 func (u *Upload) enough(row []Seat) bool {
 	seats, sites, all := 0, map[string]bool{}, map[string]bool{}
 	for _, s := range row {
-		if s.wanted() {
+		if site, member := u.site[s.Node]; member && s.wanted() {
 			seats++
-			sites[u.site[s.Node]] = true
+			sites[site] = true
 		}
 	}
 	for _, n := range u.nodes {

@@ -495,3 +495,25 @@ func TestP1_UploadWaitsForTheTableAfterAJoin(t *testing.T) {
 		t.Errorf("got %v, %v", placed, err)
 	}
 }
+
+// Right after a removal rows still name the node that went: it is no copy to count on.
+func TestP1_UploadWaitsForTheTableAfterARemoval(t *testing.T) {
+	t.Parallel()
+	cl := newCluster(t, 2, "a", "b").start()
+	cl.add("b")
+	cl.open(2)
+	cl.mu.Lock()
+	cl.nodes = slices.Delete(slices.Clone(cl.nodes), 1, 2) // every row is of this node and the first
+	cl.mu.Unlock()
+	ctx, cancel := context.WithTimeout(t.Context(), 200*time.Millisecond)
+	defer cancel()
+	if u, err := cl.peers[0].Begin(ctx); err == nil {
+		u.Abort()
+		t.Error("an upload that cannot have its second copy was begun")
+	}
+	cl.start()
+	placed, err := cl.peers[0].upload(t.Context(), newFile(2, 1000))
+	if want := ids(cl.peers[0], cl.peers[2]); err != nil || !slices.Equal(acksOf(placed), want) {
+		t.Errorf("got %v, %v", placed, err)
+	}
+}
