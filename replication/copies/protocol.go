@@ -20,9 +20,10 @@ const (
 	pushProtocol  = "push/1"
 
 	wireVersion = 1
-	maxWant     = 64  // CIDs of one request
-	maxReason   = 512 // bytes of a status' reason
-	maxStreams  = 256 // streams served to one peer at a time, most of them idle
+	maxWant     = 64   // CIDs of one request
+	maxReason   = 512  // bytes of a status' reason
+	maxParents  = 4096 // blocks with links of one push: thousands of leaves each
+	maxStreams  = 256  // streams served to one peer at a time, most of them idle
 
 	blockBuffer = 64 << 10  // where blocks pass
 	wordBuffer  = 1 << 10   // where only requests and answers do

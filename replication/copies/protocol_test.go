@@ -253,6 +253,7 @@ func TestT7_PushIsChecked(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
+	noManifest := blockOf([]byte("no manifest"), cid.DagCBOR)
 	for name, tc := range map[string]struct {
 		send func(w *bufio.Writer)
 		want code
@@ -275,6 +276,18 @@ func TestT7_PushIsChecked(t *testing.T) {
 			_ = w.WriteByte(0)
 			_ = writeCID(w, good.root)
 		}, codeRefused},
+		"a root without a block under it": {func(w *bufio.Writer) {
+			for _, b := range good.blocks[1:] {
+				_ = writeSection(w, b)
+			}
+			_ = w.WriteByte(0)
+			_ = writeCID(w, good.root)
+		}, codeRefused},
+		"a root that is no manifest": {func(w *bufio.Writer) {
+			_ = writeSection(w, noManifest)
+			_ = w.WriteByte(0)
+			_ = writeCID(w, noManifest.Cid())
+		}, codeRefused},
 	} {
 		t.Run(name, func(t *testing.T) {
 			t.Parallel()
@@ -289,6 +302,9 @@ func TestT7_PushIsChecked(t *testing.T) {
 			}
 			if holds := cl.peers[1].disk.holds(good); holds != (tc.want == codeOK) {
 				t.Errorf("kept: %t", holds)
+			}
+			if known := cl.peers[1].acked.has(good.root); known != (tc.want == codeOK) {
+				t.Errorf("the keeper takes it for held: %t", known)
 			}
 		})
 	}

@@ -162,7 +162,7 @@ func (c *Copies) takePush(ctx context.Context, w *wire, ready status) (cid.Cid, 
 	}
 	batch := c.cfg.NewBatch(false)
 	defer batch.Abort()
-	last, err := c.takeBlocks(ctx, w, batch)
+	last, parents, err := c.takeBlocks(ctx, w, batch)
 	if err != nil {
 		return cid.Undef, err
 	}
@@ -176,7 +176,28 @@ func (c *Copies) takePush(ctx context.Context, w *wire, ready status) (cid.Cid, 
 	if err := batch.Commit(ctx); err != nil {
 		return cid.Undef, fmt.Errorf("%w: %w", errDisk, err)
 	}
-	return root, nil
+	return root, c.whole(ctx, parents)
+}
+
+// whole refuses a push that left out what its blocks link to: this node would answer for a copy that
+// it does not have. What was here before may stand in for what was not sent.
+func (c *Copies) whole(ctx context.Context, parents []cid.Cid) error {
+	for _, id := range parents {
+		b, err := c.cfg.Disk.Block(ctx, id)
+		if err != nil {
+			return fmt.Errorf("%w: read what was pushed: %w", errDisk, err)
+		}
+		links, err := c.cfg.Links(b)
+		if err != nil {
+			return refuse("links of %s: %v", id, err)
+		}
+		for _, link := range links {
+			if !c.cfg.Disk.Has(link) {
+				return refuse("block %s under %s was not sent", link, id)
+			}
+		}
+	}
+	return nil
 }
 
 // A section is one that was read and is not verified.
@@ -185,9 +206,9 @@ type section struct {
 	data []byte
 }
 
-// takeBlocks verifies and adds blocks while the next are being read, and returns the last one's CID.
-// Only whole sections reach the disk.
-func (c *Copies) takeBlocks(ctx context.Context, w *wire, batch Batch) (last cid.Cid, err error) {
+// takeBlocks verifies and adds blocks while the next are being read, and returns the last one's CID
+// and those of blocks with links. Only whole sections reach the disk.
+func (c *Copies) takeBlocks(ctx context.Context, w *wire, batch Batch) (last cid.Cid, parents []cid.Cid, err error) {
 	ctx, cancel := context.WithCancel(ctx)
 	read := make(chan section, 2)
 	var readErr error // the reader's until read is closed
@@ -207,15 +228,25 @@ func (c *Copies) takeBlocks(ctx context.Context, w *wire, batch Batch) (last cid
 	for s := range read {
 		b, err := verify(s.id, s.data)
 		if err != nil {
-			return cid.Undef, refuse("%v", err)
+			return cid.Undef, nil, refuse("%v", err)
+		}
+		links, err := c.cfg.Links(b)
+		if err != nil {
+			return cid.Undef, nil, refuse("links of %s: %v", s.id, err)
+		}
+		if len(links) > 0 {
+			parents = append(parents, s.id)
+		}
+		if len(parents) > maxParents {
+			return cid.Undef, nil, refuse("more than %d blocks with links", maxParents)
 		}
 		if err := batch.Add(ctx, b); err != nil {
-			return cid.Undef, fmt.Errorf("%w: %w", errDisk, err)
+			return cid.Undef, nil, fmt.Errorf("%w: %w", errDisk, err)
 		}
 		last = s.id
 	}
 	whole = true
-	return last, readErr
+	return last, parents, readErr
 }
 
 // readSections reads up to the end of blocks. Between blocks it waits for a slow client of the
