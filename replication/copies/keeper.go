@@ -6,6 +6,7 @@ import (
 	"errors"
 	"fmt"
 	"iter"
+	"maps"
 	"slices"
 	"sync"
 	"time"
@@ -78,6 +79,7 @@ func (k *keeper) due() time.Duration {
 }
 
 func (k *keeper) pass(ctx context.Context) {
+	begun := time.Now()
 	own := missingKeys(k.c.cfg.Self)
 	err := k.each(ctx, own, func(root cid.Cid) error { return k.tend(ctx, root, false) })
 	if err != nil && ctx.Err() == nil {
@@ -86,6 +88,18 @@ func (k *keeper) pass(ctx context.Context) {
 	if err := k.fillRows(ctx); err != nil && ctx.Err() == nil {
 		k.c.log.DebugContext(ctx, "not all incoming rows could be filled", "error", err)
 	}
+	k.forget(begun)
+}
+
+// forget drops what was due when a pass began and is due still: no list has it any more, because
+// its row went to another node, say. Where the pass was cut short, forgetting is safe.
+func (k *keeper) forget(begun time.Time) {
+	k.mu.Lock()
+	defer k.mu.Unlock()
+	maps.DeleteFunc(k.failed, func(_ cid.Cid, a *attempt) bool { return a.next.Before(begun) })
+	maps.DeleteFunc(k.seen, func(_ cid.Cid, first time.Time) bool {
+		return first.Add(k.c.cfg.timing.grace).Before(begun)
+	})
 }
 
 // each calls fn for the roots listed under prefix, several at a time, and joins up to a page of errors.

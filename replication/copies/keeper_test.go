@@ -401,3 +401,24 @@ func TestP2_KeeperSeesARootRecordedAnew(t *testing.T) {
 		t.Errorf("not healed: %v", err)
 	}
 }
+
+// A root that failed and is not listed any more is forgotten, or the keeper would wake for it for ever.
+func TestKeeperForgetsWhatIsNotListed(t *testing.T) {
+	t.Parallel()
+	cl := newCluster(t, 2, "a", "b").start()
+	holder, late := cl.peers[0], cl.peers[1]
+	listed, gone, passing := testRoot(1), testRoot(2), testRoot(3)
+	holder.record(t, Placed{Root: listed, Partition: 7, Copies: []Copy{{holder.id(), holder.disk.ID()}}})
+	k := newKeeper(late.Copies)
+	for _, root := range []cid.Cid{listed, gone} {
+		k.failed[root] = &attempt{pause: time.Second, next: time.Now()}
+	}
+	k.seen[passing] = time.Now().Add(-time.Hour)
+	k.pass(t.Context())
+	if a := k.failed[listed]; a == nil || a.pause != 2*time.Second {
+		t.Errorf("the root that is listed and cannot be had: %+v", a)
+	}
+	if len(k.failed) != 1 || len(k.seen) != 0 {
+		t.Errorf("remembered: %d failed, %d seen", len(k.failed), len(k.seen))
+	}
+}
