@@ -31,6 +31,7 @@ type Upload struct {
 	tape      *tape
 	local     Batch   // nil once it failed
 	last      cid.Cid // what was added last
+	lost      error   // of an Add that failed: a block may be nowhere
 	ended     bool
 
 	mu      sync.Mutex
@@ -111,6 +112,13 @@ func (u *Upload) Add(ctx context.Context, b blocks.Block) error {
 	if u.ended {
 		return errors.New("upload has ended")
 	}
+	if u.lost == nil {
+		u.lost = u.add(ctx, b)
+	}
+	return u.lost
+}
+
+func (u *Upload) add(ctx context.Context, b blocks.Block) error {
 	if err := u.hopeless(); err != nil {
 		return err
 	}
@@ -197,6 +205,10 @@ func (u *Upload) Commit(ctx context.Context, root cid.Cid) (Placed, error) {
 	if root != u.last {
 		u.Abort()
 		return Placed{}, fmt.Errorf("commit upload: root %s was not added last", root)
+	}
+	if u.lost != nil {
+		u.Abort()
+		return Placed{}, fmt.Errorf("commit upload of %s: %w", root, u.lost)
 	}
 	u.ended = true
 	u.tape.end()

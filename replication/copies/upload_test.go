@@ -517,3 +517,27 @@ func TestP1_UploadWaitsForTheTableAfterARemoval(t *testing.T) {
 		t.Errorf("got %v, %v", placed, err)
 	}
 }
+
+// An upload that lost a block does not become whole because its caller goes on.
+func TestP3_UploadThatLostABlockIsNotCommitted(t *testing.T) {
+	t.Parallel()
+	cl := newCluster(t, 1, "a").start()
+	u, err := cl.peers[0].Begin(t.Context())
+	if err != nil {
+		t.Fatal(err)
+	}
+	f := newFile(1, 1000)
+	gone, cancel := context.WithCancel(t.Context())
+	cancel()
+	cl.peers[0].disk.set(func(d *memDisk) { d.room = 0 })
+	if err := u.Add(gone, f.blocks[0]); err == nil {
+		t.Fatal("added without room")
+	}
+	cl.peers[0].disk.set(func(d *memDisk) { d.room = -1 })
+	if err := u.Add(t.Context(), f.blocks[1]); err == nil {
+		t.Error("Add after an Add that failed")
+	}
+	if placed, err := u.Commit(t.Context(), f.root); err == nil {
+		t.Errorf("committed without its first block: %v", placed)
+	}
+}
