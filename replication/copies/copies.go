@@ -221,7 +221,7 @@ func (c Config) withDefaults() Config {
 // A timing holds the durations that tests shorten.
 type timing struct {
 	dial     time.Duration // until a peer has answered a new stream
-	progress time.Duration // a stream ends after that long without a byte
+	progress time.Duration // a stream ends after that long without a piece
 	beat     time.Duration // a peer that syncs says so that often
 	idle     time.Duration // a peer waits that long for an upload's next block
 	linger   time.Duration // slower peers may finish that long after Commit

@@ -321,8 +321,8 @@ func (c *Copies) request(w *wire, want []cid.Cid, begun time.Time, first *time.D
 		return 0, err
 	}
 	*first = time.Since(begun)
-	w.within(c.cfg.timing.progress)
 	for {
+		w.within(c.cfg.timing.progress)
 		id, data, err := readSection(w.r)
 		if errors.Is(err, errEnd) {
 			break

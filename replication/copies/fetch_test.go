@@ -6,6 +6,7 @@ import (
 	"io"
 	"slices"
 	"testing"
+	"time"
 
 	"github.com/ipfs/go-cid"
 	"github.com/libp2p/go-libp2p/core/network"
@@ -285,5 +286,36 @@ func TestP4_ReaderThatGoesAwayBlamesNobody(t *testing.T) {
 	}
 	if reader.ranks.down(cl.peers[0].id()) {
 		t.Error("the holder is taken for dead")
+	}
+}
+
+// A peer that sends a byte now and then makes no progress (P4): the next holder is asked.
+func TestP4_TricklingPeerIsGivenUp(t *testing.T) {
+	t.Parallel()
+	cl := newCluster(t, 2, "a", "b", "a")
+	cl.nodes[2].Weight = -1
+	cl.timing.progress = 300 * time.Millisecond
+	cl.start()
+	f := newFile(3, 100_000)
+	cl.peers[0].store(t, f)
+	near := cl.peers[0] // of the reader's site: asked first
+	near.host.SetStreamHandler(testProtocol(fetchProtocol), func(s network.Stream) {
+		defer func() { _ = s.Reset() }()
+		data := carOf(t, f.blocks)
+		_, err := s.Write(data[:len(carHeader)])
+		tick := time.NewTicker(10 * time.Millisecond)
+		defer tick.Stop()
+		for _, b := range data[len(carHeader):] {
+			if err != nil {
+				return
+			}
+			<-tick.C
+			_, err = s.Write([]byte{b})
+		}
+	})
+	ctx, cancel := context.WithTimeout(t.Context(), 20*time.Second)
+	defer cancel()
+	if err := cl.peers[2].read(ctx, f); err != nil {
+		t.Error(err)
 	}
 }

@@ -155,8 +155,8 @@ func (c *Copies) openPush(ctx context.Context, id peer.ID) (*pushStream, error) 
 
 // answer waits for the peer's last word. Until then the peer says every beat that it is at work.
 func (p *pushStream) answer() ([16]byte, error) {
-	p.w.within(p.c.cfg.timing.progress)
 	for {
+		p.w.within(p.c.cfg.timing.progress)
 		s, err := readStatus(p.w.r)
 		if err != nil {
 			return s.store, err

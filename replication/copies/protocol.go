@@ -27,7 +27,7 @@ const (
 
 	blockBuffer = 64 << 10  // where blocks pass
 	wordBuffer  = 1 << 10   // where only requests and answers do
-	pieceSize   = 256 << 10 // a peer must take that much within timing.progress
+	pieceSize   = 256 << 10 // a peer must take or give that much within timing.progress
 )
 
 // A code says how a stream went.
@@ -134,8 +134,9 @@ type wire struct {
 	r *bufio.Reader
 	w *bufio.Writer
 
-	patience time.Duration // a read waits that long; owned by the reading goroutine
+	patience time.Duration // a piece must come within that time; owned by the reading goroutine
 	read     time.Time     // when the read deadline was last set; likewise
+	came     int           // bytes read since; likewise
 	limit    time.Duration // a write of one piece waits that long
 	wrote    time.Time     // when the write deadline was last set; owned by the writing goroutine
 }
@@ -156,22 +157,25 @@ type writeFunc func([]byte) (int, error)
 
 func (f writeFunc) Write(p []byte) (int, error) { return f(p) }
 
-// within sets how long each read may wait from now on.
+// within sets how long the next piece may take, or what is asked of the peer if it is shorter. It
+// begins with the first byte that has to be waited for. Whoever reads one thing after another says
+// it for each.
 func (w *wire) within(patience time.Duration) {
-	if w.patience != patience {
-		w.patience, w.read = patience, time.Time{}
-	}
+	w.patience, w.read, w.came = patience, time.Time{}, 0
 }
 
 func (w *wire) readSome(p []byte) (int, error) {
+	// A piece earns a new deadline, a byte does not: who sends one now and then makes no progress.
 	// Setting a deadline costs more than a read from memory: it is renewed when a tenth is used up.
-	if now := time.Now(); now.Sub(w.read) > w.patience/10 {
+	if now := time.Now(); w.read.IsZero() || w.came >= pieceSize && now.Sub(w.read) > w.patience/10 {
 		if err := w.s.SetReadDeadline(now.Add(w.patience)); err != nil {
 			return 0, err
 		}
-		w.read = now
+		w.read, w.came = now, 0
 	}
-	return w.s.Read(p)
+	n, err := w.s.Read(p)
+	w.came += n
+	return n, err
 }
 
 func (w *wire) writeAll(p []byte) (n int, err error) {
