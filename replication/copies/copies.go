@@ -149,7 +149,7 @@ type Copies struct {
 
 	life   context.Context // ends with Close
 	cancel context.CancelFunc
-	wg     sync.WaitGroup // handlers and uploads' streams
+	wg     sync.WaitGroup // handlers, uploads' streams and reads' windows
 
 	mu     sync.Mutex
 	closed bool
@@ -253,8 +253,8 @@ func (t timing) withDefaults() timing {
 	return t
 }
 
-// Close ends everything under way, uploads included, and returns when it has ended. The handlers
-// stay registered and refuse.
+// Close ends everything under way, uploads and reads included, and returns when it has ended. Run
+// ends, too; whoever called it waits for it. The handlers stay registered and refuse.
 func (c *Copies) Close() error {
 	c.mu.Lock()
 	c.closed = true

@@ -34,10 +34,11 @@ func (c *Copies) blocks(ctx context.Context, root cid.Cid, want []cid.Cid, why p
 				return
 			}
 		}
-		ctx, cancel := context.WithCancel(ctx)
+		ctx, cancel := context.WithCancelCause(ctx)
+		defer context.AfterFunc(c.life, func() { cancel(ErrClosed) })()
 		r := &reading{c: c, root: root, why: why}
 		defer r.end()
-		defer cancel()
+		defer cancel(nil)
 		next := r.window(ctx, &want)
 		for next != nil {
 			now := next
@@ -86,10 +87,16 @@ func (r *reading) window(ctx context.Context, want *[]cid.Cid) *window {
 	part := (*want)[:n]
 	*want = (*want)[n:]
 	w := &window{blocks: make(chan blocks.Block, n)} // room for all: who fills it never waits
-	r.wg.Go(func() {
+	r.wg.Add(1)
+	if !r.c.start(func() {
+		defer r.wg.Done()
 		defer close(w.blocks)
 		w.err = r.fill(ctx, w, part)
-	})
+	}) {
+		w.err = ErrClosed
+		close(w.blocks)
+		r.wg.Done()
+	}
 	return w
 }
 

@@ -319,3 +319,30 @@ func TestP4_TricklingPeerIsGivenUp(t *testing.T) {
 		t.Error(err)
 	}
 }
+
+// Close ends the reads under way, too.
+func TestCloseEndsReads(t *testing.T) {
+	t.Parallel()
+	cl := newCluster(t, 1, "a", "b")
+	cl.nodes[1].Weight = -1
+	cl.timing.dial = time.Minute
+	cl.start()
+	f := newFile(3, 1000)
+	cl.peers[0].store(t, f)
+	quit, asked := make(chan struct{}), make(chan struct{}, 8)
+	defer close(quit)
+	cl.peers[0].host.SetStreamHandler(testProtocol(fetchProtocol), func(s network.Stream) {
+		asked <- struct{}{}
+		nopStream(quit)(s)
+	})
+	reader, done := cl.peers[1], make(chan error, 1)
+	go func() { done <- reader.read(t.Context(), f) }()
+	<-asked
+	_ = reader.Close()
+	if err := <-done; !errors.Is(err, ErrClosed) {
+		t.Errorf("got %v", err)
+	}
+	if err := reader.read(t.Context(), f); !errors.Is(err, ErrClosed) {
+		t.Errorf("after Close: %v", err)
+	}
+}
