@@ -223,7 +223,8 @@ func (k *keeper) heal(ctx context.Context, root cid.Cid, whole bool) error {
 		if fetched, err = k.fetch(ctx, root); err != nil {
 			return fmt.Errorf("copy root %s: %w", root, err)
 		}
-		k.c.hold(root)
+		k.c.acked.add(root)
+		k.c.tell(root)
 	}
 	if whole && !listed {
 		return nil

@@ -422,3 +422,27 @@ func TestKeeperForgetsWhatIsNotListed(t *testing.T) {
 		t.Errorf("remembered: %d failed, %d seen", len(k.failed), len(k.seen))
 	}
 }
+
+// What the keeper does itself is no reason to begin again.
+func TestKeeperDoesNotWakeItself(t *testing.T) {
+	t.Parallel()
+	cl := newCluster(t, 2, "a", "b").start()
+	holder, late := cl.peers[0], cl.peers[1]
+	late.lane.cutFrom(holder.id(), true)
+	holder.lane.cutFrom(late.id(), true)
+	f := newFile(2, 1000)
+	batch := late.disk.newBatch(false)
+	for _, b := range f.blocks {
+		_ = batch.Add(t.Context(), b)
+	}
+	if err := batch.Commit(t.Context()); err != nil {
+		t.Fatal(err)
+	}
+	holder.record(t, Placed{Root: f.root, Partition: 7, Copies: []Copy{{holder.id(), holder.disk.ID()}}})
+	if err := newKeeper(late.Copies).heal(t.Context(), f.root, false); err != nil || !late.settledAt(t, f.root)() {
+		t.Fatalf("not healed: %v", err)
+	}
+	if len(late.wake) != 0 {
+		t.Error("a root that was healed woke the keeper")
+	}
+}
