@@ -141,3 +141,46 @@ func TestTapeIsBounded(t *testing.T) {
 		t.Errorf("got %v", err)
 	}
 }
+
+// Uploads and reads wait for a slot before they move a byte.
+func TestP4_FourBulkStreamsAPeer(t *testing.T) {
+	t.Parallel()
+	cl := newCluster(t, 2, "a", "b").start()
+	near, far := cl.peers[0], cl.peers[1]
+	take := func() {
+		for range bulkStreams {
+			if err := near.slots.acquire(t.Context(), far.id(), forReader); err != nil {
+				t.Fatal(err)
+			}
+		}
+	}
+	give := func() {
+		for range bulkStreams {
+			near.slots.release(far.id())
+		}
+	}
+	done := make(chan error, 1)
+	f := newFile(2, 1000)
+	take()
+	go func() { _, err := near.upload(t.Context(), f); done <- err }()
+	eventually(t, "the upload waits", func() bool { return near.slots.waiters(far.id()) == 1 })
+	if far.disk.Has(f.root) {
+		t.Error("moved without a slot")
+	}
+	give()
+	if err := <-done; err != nil {
+		t.Fatal(err)
+	}
+	near.record(t, Placed{Root: f.root, Copies: []Copy{{far.id(), far.disk.ID()}}})
+	near.disk.set(func(d *memDisk) { clear(d.kept) })
+	take()
+	go func() { done <- near.read(t.Context(), f) }()
+	eventually(t, "the reader waits", func() bool { return near.slots.waiters(far.id()) == 1 })
+	give()
+	if err := <-done; err != nil {
+		t.Error(err)
+	}
+	if len(near.slots.peers) != 0 {
+		t.Error("a slot was not given back")
+	}
+}
