@@ -87,7 +87,7 @@ func knownCID(c cid.Cid) bool {
 	return len(h) == 2+sha256.Size && h[0] == mh.SHA2_256 && h[1] == sha256.Size
 }
 
-// readLength reads a minimal uvarint up to limit. io.EOF is an end where one may be.
+// readLength reads a uvarint up to limit. io.EOF is an end where one may be.
 func readLength(r *bufio.Reader, limit uint64) (int, error) {
 	v, err := binary.ReadUvarint(r)
 	if err != nil {

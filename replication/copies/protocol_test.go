@@ -214,7 +214,7 @@ func FuzzSections(f *testing.F) {
 	})
 }
 
-// push speaks the dialogue by hand.
+// rawPush opens the dialogue by hand.
 func (p *testPeer) rawPush(t *testing.T, to *testPeer) *wire {
 	t.Helper()
 	s, err := p.lane.Dial(t.Context(), to.id(), pushProtocol)

@@ -15,7 +15,7 @@ const (
 	ewma    = 0.2 // weight of the newest measurement
 )
 
-// Ranks knows how near and how well the peers are, from this process's own experience.
+// A ranks knows how near and how well the peers are, from this process's own experience.
 type ranks struct {
 	mu    sync.Mutex
 	peers map[peer.ID]*rank

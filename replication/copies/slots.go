@@ -23,7 +23,7 @@ const (
 // Every so many turns the longest waiting goes first, whatever its purpose: nobody starves.
 const fairTurn = 8
 
-// Slots limits the streams that move bytes to and from a peer. A slot is held while bytes move, not
+// A slots limits the streams that move bytes to and from a peer. A slot is held while bytes move, not
 // while a stream waits for its producer or consumer: slow clients block nobody.
 type slots struct {
 	limit int

@@ -348,7 +348,7 @@ func TestP2_UnrecordedIsGarbage(t *testing.T) {
 	}
 }
 
-// A peer that refuses in the middle ends its stream only.
+// A peer that is slower than W others finishes by itself, and takes itself off the missing list.
 func TestP4_SlowPeerFinishesInTheBackground(t *testing.T) {
 	t.Parallel()
 	cl := newCluster(t, 3, "a", "b", "b").start()
