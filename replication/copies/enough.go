@@ -12,7 +12,9 @@ import (
 // await waits until enough copies are durable, or cannot become so.
 func (u *Upload) await(ctx context.Context) ([]Copy, error) {
 	for {
+		now := u.c.cfg.Nodes()
 		u.mu.Lock()
+		u.copies = slices.DeleteFunc(u.copies, func(c Copy) bool { return u.went(c, now) })
 		changed := u.changed
 		copies := slices.Clone(u.copies)
 		spread := u.sitesLocked(false)
@@ -41,6 +43,18 @@ func (u *Upload) await(ctx context.Context) ([]Copy, error) {
 			return nil, u.failure(context.Cause(u.ctx))
 		}
 	}
+}
+
+// went says whether a copy went after it was acknowledged, with its node or with that node's store.
+// A store newer than the members know is none that went: its node has just begun anew.
+func (u *Upload) went(c Copy, now []Node) bool {
+	same := func(n Node) bool { return n.ID == c.Node }
+	before := slices.IndexFunc(u.nodes, same)
+	if before < 0 {
+		return false
+	}
+	i := slices.IndexFunc(now, same)
+	return i < 0 || now[i].Store != c.Store && u.nodes[before].Store == c.Store
 }
 
 // sitesLocked lists the sites that have a durable copy, with those that may yet get one if hoped.

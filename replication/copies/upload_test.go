@@ -541,3 +541,55 @@ func TestP3_UploadThatLostABlockIsNotCommitted(t *testing.T) {
 		t.Errorf("committed without its first block: %v", placed)
 	}
 }
+
+// A copy acknowledged by a node that was removed or wiped before the last one came does not count.
+func TestP3_CopiesOfNodesThatWentDoNotCount(t *testing.T) {
+	t.Parallel()
+	for name, tc := range map[string]struct {
+		change func(nodes []Node) []Node
+		want   error
+	}{
+		"all are there": {func(nodes []Node) []Node { return nodes }, nil},
+		"one was removed": {func(nodes []Node) []Node {
+			return slices.Delete(nodes, 1, 2)
+		}, ErrNotDurable},
+		"one was wiped": {func(nodes []Node) []Node {
+			nodes[1].Store[0]++
+			return nodes
+		}, ErrNotDurable},
+	} {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			cl := newCluster(t, 3, "a", "b", "b")
+			cl.ack = 3
+			cl.start()
+			hang := make(chan struct{})
+			cl.peers[2].disk.set(func(d *memDisk) { d.hang = hang })
+			u, err := cl.peers[0].Begin(t.Context())
+			if err != nil {
+				t.Fatal(err)
+			}
+			defer u.Abort()
+			f := newFile(2, 1000)
+			for _, b := range f.blocks {
+				if err := u.Add(t.Context(), b); err != nil {
+					t.Fatal(err)
+				}
+			}
+			done := make(chan error, 1)
+			go func() { _, err := u.Commit(t.Context(), f.root); done <- err }()
+			eventually(t, "two copies are durable", func() bool {
+				u.mu.Lock()
+				defer u.mu.Unlock()
+				return len(u.copies) == 2
+			})
+			cl.mu.Lock()
+			cl.nodes = tc.change(slices.Clone(cl.nodes))
+			cl.mu.Unlock()
+			close(hang)
+			if err := <-done; !errors.Is(err, tc.want) {
+				t.Errorf("got %v, want %v", err, tc.want)
+			}
+		})
+	}
+}
