@@ -5,6 +5,7 @@ import (
 	"crypto/rand"
 	"errors"
 	"slices"
+	"sync/atomic"
 	"testing"
 	"time"
 
@@ -444,5 +445,55 @@ func TestKeeperDoesNotWakeItself(t *testing.T) {
 	}
 	if len(late.wake) != 0 {
 		t.Error("a root that was healed woke the keeper")
+	}
+}
+
+// A row is settled when all of its roots are here, and not before.
+func TestP1_IncomingUntilItHoldsWhatTheRowSays(t *testing.T) {
+	t.Parallel()
+	cl := newCluster(t, 2, "a", "b")
+	cl.nodes = cl.nodes[:1]
+	cl.start()
+	f := newFile(2, 1000)
+	placed := cl.peers[0].store(t, f)
+	newcomer := cl.peers[1]
+	cl.mu.Lock()
+	cl.nodes = append(cl.nodes, Node{ID: newcomer.id(), Site: "b", Store: newcomer.disk.ID(), Weight: 100})
+	cl.mu.Unlock()
+	cl.start() // every row has the newcomer as incoming
+	state := func() SeatState {
+		seat, _ := seatOf(cl.table(t).Rows[placed.Partition], newcomer.id())
+		return seat.State
+	}
+	newcomer.lane.cutFrom(cl.peers[0].id(), true)
+	k := newKeeper(newcomer.Copies)
+	if err := k.fillRows(t.Context()); err == nil {
+		t.Error("filled from nobody")
+	}
+	if state() != Incoming || countState(cl.table(t), Incoming) != 1 {
+		t.Fatalf("state %d; %d rows incoming, want the one that has a root", state(), countState(cl.table(t), Incoming))
+	}
+	newcomer.lane.cutFrom(cl.peers[0].id(), false)
+	clear(k.failed)
+	if err := k.fillRows(t.Context()); err != nil || state() != Held || !newcomer.disk.holds(f) {
+		t.Errorf("state %d: %v", state(), err)
+	}
+}
+
+// Only the leader keeps the table (P1).
+func TestP1_WhoDoesNotLeadLeavesTheTable(t *testing.T) {
+	t.Parallel()
+	cl := newCluster(t, 2, "a", "b")
+	cl.timing.table = 5 * time.Millisecond
+	cl.start()
+	var asked atomic.Int64
+	follower := cl.peers[1]
+	follower.cfg.Leading = func() bool { asked.Add(1); return false }
+	cl.add("b")
+	before := cl.table(t).Epoch()
+	follower.run()
+	eventually(t, "it came to the table some times", func() bool { return asked.Load() > 3 })
+	if now := cl.table(t).Epoch(); now != before {
+		t.Errorf("epoch %d after %d, without a leader", now, before)
 	}
 }

@@ -593,3 +593,57 @@ func TestP3_CopiesOfNodesThatWentDoNotCount(t *testing.T) {
 		})
 	}
 }
+
+// A row whose nodes answer is taken where there is one.
+func TestP1_RowsWithDeadPeersAreAvoided(t *testing.T) {
+	t.Parallel()
+	cl := newCluster(t, 2, "a", "b", "b").start() // about half of the rows have either of the last two
+	cl.peers[0].ranks.failed(cl.peers[1].id())
+	for range 20 {
+		u, err := cl.peers[0].Begin(t.Context())
+		if err != nil {
+			t.Fatal(err)
+		}
+		u.Abort()
+		if _, ok := seatOf(cl.table(t).Rows[u.partition], cl.peers[1].id()); ok {
+			t.Fatal("a row with the node that failed just now was taken")
+		}
+	}
+}
+
+// A node that is leaving a row gets nothing new.
+func TestP1_NothingNewForWhoIsLeaving(t *testing.T) {
+	t.Parallel()
+	cl := newCluster(t, 2, "a", "b", "b").start()
+	table := *cl.table(t)
+	for r := range table.Rows {
+		table.Rows[r] = nil
+		for i, state := range []SeatState{Held, Incoming, Leaving} {
+			table.Rows[r] = append(table.Rows[r], Seat{nodeCopy(cl.nodes[i]), state})
+		}
+		slices.SortFunc(table.Rows[r], func(a, b Seat) int { return cmp.Compare(a.Node, b.Node) })
+	}
+	err := cl.ledger.Update(t.Context(), func(tx ledgerTx) error {
+		for g := range tableKeys {
+			tx.Put(tableKey(g), table.group(g).encode())
+		}
+		return nil
+	})
+	if err != nil {
+		t.Fatal(err)
+	}
+	placed := cl.peers[0].store(t, newFile(2, 1000))
+	if want := ids(cl.peers[0], cl.peers[1]); !slices.Equal(acksOf(placed), want) {
+		t.Errorf("acknowledged by %v", acksOf(placed))
+	}
+	u, err := cl.peers[0].Begin(t.Context())
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer u.Abort()
+	u.mu.Lock()
+	defer u.mu.Unlock()
+	if u.tried[cl.peers[2].id()] || !u.tried[cl.peers[1].id()] {
+		t.Errorf("streams to %v", u.tried)
+	}
+}
