@@ -40,7 +40,8 @@ type Upload struct {
 	tried   map[peer.ID]bool // by a lane, or about to be
 	copies  []Copy           // durable
 	errs    []error          // what kept others from it
-	pending bool             // the local batch may still become durable
+	pending bool             // the local batch may still become a durable copy
+	syncing bool             // the local batch, copy or cache, is being committed
 }
 
 // Begin starts an upload: it picks a partition, at random among those whose row has this node if
@@ -147,15 +148,14 @@ func (u *Upload) settleLocal(err error) {
 	if err != nil {
 		u.c.log.WarnContext(u.ctx, "upload is not kept here", "kept", u.kept, "error", err)
 	}
-	if !u.kept {
-		return // it was only a cache
-	}
 	u.mu.Lock()
 	defer u.mu.Unlock()
-	u.pending = false
-	if err != nil {
+	u.pending, u.syncing = false, false
+	switch {
+	case !u.kept: // it was only a cache
+	case err != nil:
 		u.errs = append(u.errs, fmt.Errorf("copy here: %w", u.c.spaceError(err)))
-	} else {
+	default:
 		u.copies = append(u.copies, Copy{Node: u.c.cfg.Self, Store: u.c.cfg.Disk.ID()})
 	}
 	u.signal()
@@ -212,6 +212,9 @@ func (u *Upload) Commit(ctx context.Context, root cid.Cid) (Placed, error) {
 	}
 	u.ended = true
 	u.tape.end()
+	u.mu.Lock()
+	u.syncing = u.local != nil
+	u.mu.Unlock()
 	if batch := u.local; batch != nil && !u.c.start(func() { u.commitLocal(batch) }) {
 		batch.Abort()
 		u.unwatch()
@@ -253,7 +256,7 @@ func (u *Upload) Abort() {
 	}
 }
 
-// linger lets slower peers finish, within bounds, and then ends what the upload has running.
+// linger lets slower peers and this disk finish, within bounds, and then ends what the upload has running.
 func (u *Upload) linger() {
 	size := int64(u.tape.size())
 	if u.c.lingering.Add(size) > maxLingering {
@@ -266,7 +269,7 @@ func (u *Upload) linger() {
 		defer enough.Stop()
 		for {
 			u.mu.Lock()
-			busy, changed := len(u.lanes) > 0 || u.pending, u.changed
+			busy, changed := len(u.lanes) > 0 || u.syncing, u.changed
 			u.mu.Unlock()
 			if !busy {
 				return

@@ -647,3 +647,35 @@ func TestP1_NothingNewForWhoIsLeaving(t *testing.T) {
 		t.Errorf("streams to %v", u.tried)
 	}
 }
+
+// What is cached of an upload is not cut off when the last peer has ended: it has the time that slower
+// peers have.
+func TestP1_CacheOfAnUploadOutlivesItsStreams(t *testing.T) {
+	t.Parallel()
+	cl := newCluster(t, 2, "a", "b", "a")
+	cl.nodes[2].Weight = -1
+	cl.timing.linger = 500 * time.Millisecond
+	cl.start()
+	hang := make(chan struct{})
+	defer close(hang)
+	outside := cl.peers[2]
+	outside.disk.set(func(d *memDisk) { d.hang = hang })
+	f := newFile(3, 1000)
+	u, err := outside.Begin(t.Context())
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, b := range f.blocks {
+		if err := u.Add(t.Context(), b); err != nil {
+			t.Fatal(err)
+		}
+	}
+	begun := time.Now()
+	if _, err := u.Commit(t.Context(), f.root); err != nil {
+		t.Fatal(err)
+	}
+	<-u.ctx.Done()
+	if lasted := time.Since(begun); lasted < cl.timing.linger {
+		t.Errorf("its cache was cut off after %v", lasted)
+	}
+}
