@@ -1,6 +1,7 @@
 package copies
 
 import (
+	"cmp"
 	"context"
 	"crypto/rand"
 	"errors"
@@ -495,5 +496,39 @@ func TestP1_WhoDoesNotLeadLeavesTheTable(t *testing.T) {
 	eventually(t, "it came to the table some times", func() bool { return asked.Load() > 3 })
 	if now := cl.table(t).Epoch(); now != before {
 		t.Errorf("epoch %d after %d, without a leader", now, before)
+	}
+}
+
+// A node that is leaving fetches nothing any more, and does not become a holder by having no need to.
+func TestP2_KeeperOfALeavingNodeStaysMissing(t *testing.T) {
+	t.Parallel()
+	cl := newCluster(t, 2, "a", "b").start()
+	holder, late := cl.peers[0], cl.peers[1]
+	f := newFile(2, 1000)
+	batch := holder.disk.newBatch(false)
+	for _, b := range f.blocks {
+		_ = batch.Add(t.Context(), b)
+	}
+	if err := batch.Commit(t.Context()); err != nil {
+		t.Fatal(err)
+	}
+	holder.record(t, Placed{Root: f.root, Partition: 5, Copies: []Copy{{holder.id(), holder.disk.ID()}}})
+	err := cl.ledger.Update(t.Context(), func(tx ledgerTx) error {
+		row := []Seat{{nodeCopy(cl.nodes[0]), Held}, {nodeCopy(cl.nodes[1]), Leaving}}
+		slices.SortFunc(row, func(a, b Seat) int { return cmp.Compare(a.Node, b.Node) })
+		rowOf(t, tx, row...)
+		return nil
+	})
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := newKeeper(late.Copies).heal(t.Context(), f.root, false); err != nil {
+		t.Fatal(err)
+	}
+	if late.settledAt(t, f.root)() || !late.recordOf(t, f.root).misses(late.id()) || late.disk.Has(f.root) {
+		t.Error("it fetched, or is taken for a holder")
+	}
+	if _, ok := cl.ledger.data[string(missingKey(late.id(), f.root))]; ok {
+		t.Error("still on its list of what to fetch")
 	}
 }
