@@ -8,6 +8,7 @@ import (
 	"testing"
 	"time"
 
+	blocks "github.com/ipfs/go-block-format"
 	"github.com/ipfs/go-cid"
 	"github.com/libp2p/go-libp2p/core/network"
 	"github.com/libp2p/go-libp2p/core/peer"
@@ -344,5 +345,39 @@ func TestCloseEndsReads(t *testing.T) {
 	}
 	if err := reader.read(t.Context(), f); !errors.Is(err, ErrClosed) {
 		t.Errorf("after Close: %v", err)
+	}
+}
+
+// What a peer sends is taken only as far as it was asked for, in that order; the rest comes from others.
+func TestP4_WrongAnswersAreNotTaken(t *testing.T) {
+	t.Parallel()
+	f, other := newFile(3, 1000), newFile(1, 1000)
+	swapped := slices.Clone(f.blocks)
+	swapped[0], swapped[1] = swapped[1], swapped[0]
+	for name, answer := range map[string][]blocks.Block{
+		"another order": swapped,
+		"too many":      append(slices.Clone(f.blocks), other.blocks...),
+		"none":          nil,
+		"too few":       f.blocks[:2],
+	} {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			cl := newCluster(t, 2, "a", "b", "a")
+			cl.nodes[2].Weight = -1
+			cl.start()
+			cl.peers[0].store(t, f)
+			cl.peers[0].host.SetStreamHandler(testProtocol(fetchProtocol), func(s network.Stream) {
+				w := newWire(s, time.Minute, wordBuffer, blockBuffer)
+				_, _ = readWants(w.r)
+				_, _ = w.w.Write(append(carOf(t, answer), 0))
+				_ = writeStatus(w.w, status{code: codeOK})
+				_ = s.Close()
+			})
+			ctx, cancel := context.WithTimeout(t.Context(), 20*time.Second)
+			defer cancel()
+			if err := cl.peers[2].read(ctx, f); err != nil {
+				t.Error(err)
+			}
+		})
 	}
 }
