@@ -344,6 +344,42 @@ func TestM8_Received(t *testing.T) {
 	}
 }
 
+// What the header forbids is refused before anything is stored, and before the message is whole; the rest of it is not
+// taken for commands, and the session goes on.
+func TestM2_M8_JudgedBeforeAnythingIsStored(t *testing.T) {
+	t.Parallel()
+	for name, tt := range map[string]struct{ header, want string }{
+		"another's":     {"Sender: ceo@example.org\r\n", "550 5.7.1"},
+		"two senders":   {"From: ann@example.org\r\n", "550 5.7.1"},
+		"in circles":    {strings.Repeat("Received: from here\r\n", 51), "554 5.4.6"},
+		"nothing amiss": {"", "250"},
+	} {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			h := newHost(t, hostOptions{})
+			v := newVillage(h)
+			c := dial(t, start(t, v, nil)).login()
+			for _, send := range []func(string) string{c.data, c.bdat} {
+				c.envelope()
+				if got := send(tt.header + letter(1<<20)); !strings.HasPrefix(got, tt.want) {
+					t.Errorf("answer %q, want %s", got, tt.want)
+				}
+			}
+			c.must("250", "NOOP")
+			if stored := v.stored(); stored > 0 != (tt.want == "250") {
+				t.Errorf("%d bytes were stored", stored)
+			}
+			// By BDAT the refusal is the answer to the chunk that ends behind the header.
+			c.envelope()
+			head := tt.header + letterHead
+			c.send(fmt.Sprintf("BDAT %d\r\n%s", len(head), head))
+			if got := c.answer(); tt.want != "250" && !strings.HasPrefix(got, tt.want) {
+				t.Errorf("answer to the first chunk: %q, want %s", got, tt.want)
+			}
+		})
+	}
+}
+
 // Pipelined commands (RFC 2920) are answered one by one, a refused recipient among them does not end the rest.
 func TestE4_Pipelined(t *testing.T) {
 	t.Parallel()

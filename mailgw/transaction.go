@@ -93,9 +93,6 @@ func (t *transaction) deliver(b *body) (reply, error) {
 		return reply{}, err
 	}
 	defer m.Close()
-	if err := t.judge(p.ctx, m); err != nil {
-		return reply{}, p.because(err)
-	}
 	write, err := t.grant(p.ctx, m)
 	if err != nil {
 		return reply{}, p.because(err)
@@ -109,9 +106,9 @@ func (t *transaction) deliver(b *body) (reply, error) {
 	return t.submit(p.dot, write)
 }
 
-// read takes the message apart while it arrives.
+// read takes the message apart while it arrives. Its header is judged before any attachment is stored.
 func (t *transaction) read(p *patience, b *body) (*message.Message, error) {
-	o := message.Options{Threshold: t.c.Threshold, SpoolDir: t.c.SpoolDir}
+	o := message.Options{Threshold: t.c.Threshold, SpoolDir: t.c.SpoolDir, Header: t.judge}
 	m, err := message.Read(p.ctx, arrival{b, p}, o, t.take)
 	switch {
 	case err == nil:
@@ -136,9 +133,8 @@ func (t *transaction) take(ctx context.Context, p message.Part, content io.Reade
 	return nil
 }
 
-// judge decides whether a message may go out at all.
-func (t *transaction) judge(ctx context.Context, m *message.Message) error {
-	h := m.Header()
+// judge decides by its header whether a message may go out at all.
+func (t *transaction) judge(ctx context.Context, h *message.Header) error {
 	if h.Count("Received") > maxReceived {
 		return errTooManyHops
 	}

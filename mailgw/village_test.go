@@ -147,6 +147,16 @@ func (v *village) state() (granted, undone int) {
 	return len(v.grants), len(v.undone)
 }
 
+// stored is how many bytes were put, granted or not.
+func (v *village) stored() (n int64) {
+	v.mu.Lock()
+	defer v.mu.Unlock()
+	for _, size := range v.sizes {
+		n += size
+	}
+	return n
+}
+
 func (v *village) asked() int {
 	v.mu.Lock()
 	defer v.mu.Unlock()

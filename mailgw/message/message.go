@@ -37,6 +37,9 @@ type Options struct {
 	SpoolDir string
 	// SpoolMemory is how many bytes are kept in memory before the temporary file is made, 0 means 1 MiB.
 	SpoolMemory int64
+	// Header, if not nil, is given the message's own header as soon as it is read, before anything is taken. Its error
+	// ends Read and is Read's.
+	Header func(ctx context.Context, h *Header) error
 	// OwnLink, if not nil, says whether a URL found in a text is a link of this organisation. See Message.OwnLinks.
 	OwnLink func(url string) bool
 }

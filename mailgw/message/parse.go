@@ -65,6 +65,11 @@ func (p *parser) run() error {
 	if _, err := p.header(root); err != nil {
 		return err
 	}
+	if p.o.Header != nil {
+		if err := p.o.Header(p.src.ctx, &p.m.header); err != nil {
+			return err
+		}
+	}
 	at := root
 	for p.m.untouched == "" {
 		d, err := p.part(at)
