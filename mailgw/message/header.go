@@ -7,37 +7,43 @@ import (
 	"strings"
 )
 
-// maxFields bounds the fields of one header.
+// maxFields bounds the fields of one header. A message with more is refused: who sends it may stand behind them.
 const maxFields = 10_000
 
 // A Header is the list of a message's header fields as they came.
 type Header struct {
 	fields    []Field
-	malformed bool // some line is no field, so that parsers disagree about what follows
+	malformed bool // some line is no field, or one for some parsers only, so that they disagree about what follows
+	tooMany   bool // there are more than maxFields
 }
 
 // A Field is one header field.
 type Field struct {
-	Name string // as written
+	Name string // as written, without blanks before the colon
 	Raw  []byte // the whole field with its folds and its last CRLF
 	off  int64  // of Raw in the header
 }
 
-// parseHeader splits raw, header lines ended by CRLF without the empty line, into fields. The fields refer to raw.
+// parseHeader splits raw, header lines ended by CRLF without the empty line, into fields. The fields refer to raw. What is a
+// field for some parsers is one of them, though it makes the header malformed: who is asked for its From field must hear of
+// every one that a reader may be shown.
 func parseHeader(raw []byte) Header {
 	var h Header
 	for off := 0; off < len(raw); {
 		end := fieldEnd(raw, off)
 		f := raw[off:end]
-		name, _, colon := bytes.Cut(f, []byte(":"))
+		written, _, colon := bytes.Cut(f, []byte(":"))
+		name := bytes.TrimRight(written, " \t\r\n")
 		switch {
-		case off == 0 && bytes.HasPrefix(f, []byte("From ")): // an mbox separator in front
-		case !colon || !isFieldName(name) || hasBlankFold(f):
+		case off == 0 && bytes.HasPrefix(f, []byte("From ")) && string(name) != "From": // an mbox separator in front
+		case !colon || !isFieldName(name):
 			h.malformed = true
 		case len(h.fields) == maxFields:
-			h.malformed = true
+			h.malformed, h.tooMany = true, true
 			return h
 		default:
+			// A blank before the colon is obsolete, and for some parsers the body begins there.
+			h.malformed = h.malformed || len(name) < len(written) || hasBlankFold(f)
 			h.fields = append(h.fields, Field{Name: string(name), Raw: f, off: int64(off)})
 		}
 		off = end
@@ -59,7 +65,6 @@ func fieldEnd(raw []byte, off int) int {
 	}
 }
 
-// isFieldName allows no blank before the colon: it is obsolete, and for some parsers the body begins there.
 func isFieldName(name []byte) bool {
 	for _, c := range name {
 		if c <= ' ' || c >= 0x7f {

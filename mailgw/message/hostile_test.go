@@ -71,6 +71,7 @@ func TestPromise4_HeaderTooLarge(t *testing.T) {
 		"one line":      message(str("X: "), &repeat{s: strings.Repeat("x", 4096), n: 1 << 18}),
 		"folded":        message(str("X: a\r\n"), &repeat{s: " folded\r\n", n: 1 << 27}),
 		"no colon":      &repeat{s: "x", n: 1 << 30},
+		"10,001 fields": message(&repeat{s: "X:\r\n", n: maxFields}, str("From: a@example.org\r\n\r\n")),
 		"bare newlines": message(str("x: \n"), &repeat{s: " y\n", n: 1 << 28}),
 	} {
 		_, err := Read(t.Context(), r, Options{}, discard)

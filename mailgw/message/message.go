@@ -13,8 +13,8 @@ import (
 
 // Errors that Read returns, apart from those of its reader, of Take and of the spool's file system.
 var (
-	// ErrHeaderTooLarge says that the message's header is longer than Options.MaxHeaderBytes. Sending the same message
-	// again cannot succeed.
+	// ErrHeaderTooLarge says that the message's header is longer than Options.MaxHeaderBytes, or has more than 10,000
+	// fields. Sending the same message again cannot succeed.
 	ErrHeaderTooLarge = errors.New("message header too large")
 	// ErrLeft is what a part's content returns, wrapped, when the part cannot be taken after all: its transfer encoding
 	// is broken or its end is missing. Take passes it on (or returns nil); Read then leaves the part in place and goes on.

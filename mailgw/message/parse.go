@@ -316,6 +316,9 @@ func (p *parser) header(n *node) (*delimiter, error) {
 	}
 	n.body, p.bol = p.src.off, true
 	h := parseHeader(raw)
+	if root && h.tooMany {
+		return nil, ErrHeaderTooLarge
+	}
 	if root {
 		p.m.header = h
 	}
