@@ -106,6 +106,27 @@ func TestS1_S3_S4_Outcomes(t *testing.T) {
 	}
 }
 
+// A next hop that closes with 421 after a recipient is lost to what follows, too: the client hears 451 each time, and
+// keeps its own session (S3).
+func TestS3_ClosedAfterRecipient(t *testing.T) {
+	t.Parallel()
+	for _, next := range []string{"RCPT TO:<eve@example.net>", "DATA", "BDAT 0 LAST"} {
+		t.Run(next, func(t *testing.T) {
+			t.Parallel()
+			h := newHost(t, hostOptions{rcpt: map[string]string{"late@example.net": "421 4.3.2 closing down"}})
+			c := dial(t, start(t, newVillage(h), nil)).login().envelope()
+			c.must("451 4.4.2", "RCPT TO:<late@example.net>")
+			if next == "DATA" {
+				c.must("354", "DATA")
+				next = simple + "."
+			}
+			c.must("451 4.4.2", "%s", next)
+			c.must("250", "RSET")
+			c.must("221", "QUIT")
+		})
+	}
+}
+
 // dialSmall dials with a small buffer behind the connection.
 func dialSmall(ctx context.Context, network, addr string) (net.Conn, error) {
 	c, err := new(net.Dialer).DialContext(ctx, network, addr)

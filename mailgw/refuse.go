@@ -104,9 +104,6 @@ var departures = []refusal{
 
 // answer says what a client is told about err.
 func answer(err error) reply {
-	if rep, ok := errors.AsType[reply](err); ok {
-		return rep
-	}
 	if at, ok := errors.AsType[*stageError](err); ok {
 		return at.answer()
 	}

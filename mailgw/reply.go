@@ -19,7 +19,7 @@ const (
 // errBadReply says that a next hop does not speak SMTP.
 var errBadReply = errors.New("not an SMTP reply")
 
-// A reply is an answer, a next hop's or ours. As an error it is what a client is told.
+// A reply is an answer, a next hop's or ours. As an error it is why a next hop is lost: it said that it closes.
 type reply struct {
 	code  int
 	enh   smtp.EnhancedCode // zero when there is none
