@@ -471,6 +471,31 @@ func TestLimits_CommandLine(t *testing.T) {
 	}
 }
 
+// A stranger that is one too many where TLS comes first, and says nothing, holds up nobody.
+func TestLimits_SilentBeforeTLS(t *testing.T) {
+	t.Parallel()
+	cert, pool := testCA(t, "gw.example.org")
+	l, err := net.Listen("tcp", "127.0.0.1:0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	addr := startOn(t, newVillage(newHost(t, hostOptions{})), tls.NewListener(l, cert), func(c *Config) { c.Limits.Sessions = 1 })
+	connect := func() *client {
+		return converse(t, tls.Client(dial(t, addr).Conn, &tls.Config{RootCAs: pool, ServerName: "gw.example.org"}))
+	}
+	first := connect().login()
+	silent := dial(t, addr)
+	silent.SetDeadline(time.Now().Add(20 * time.Second))
+	silent.gone()
+	first.must("221", "QUIT")
+	first.gone()
+	for { // room again, once the gateway has seen it go
+		if got, err := connect().tryAnswer(); err == nil && strings.HasPrefix(got, "220") {
+			break
+		}
+	}
+}
+
 func TestLimits_Sessions(t *testing.T) {
 	t.Parallel()
 	tests := []struct {

@@ -2,6 +2,7 @@ package mailgw
 
 import (
 	"context"
+	"crypto/tls"
 	"errors"
 	"fmt"
 	"log/slog"
@@ -68,9 +69,7 @@ func (g *Gateway) accept(ctx context.Context, l net.Listener, h *hall) error {
 		src := source(conn.RemoteAddr())
 		if !g.door.enter(src) {
 			g.log.WarnContext(ctx, "too many sessions", "remote", conn.RemoteAddr().String())
-			conn.SetWriteDeadline(time.Now().Add(time.Second))
-			conn.Write([]byte("421 4.7.0 too many connections, please try again later\r\n"))
-			conn.Close()
+			turnAway(conn)
 			continue
 		}
 		h.wg.Go(func() {
@@ -78,6 +77,17 @@ func (g *Gateway) accept(ctx context.Context, l net.Listener, h *hall) error {
 			h.visit(conn)
 		})
 	}
+}
+
+// turnAway closes a connection for which there is no room, and says why if that takes no waiting. Where TLS comes first
+// it would take a handshake, for which a stranger may be waited for while everybody else is.
+func turnAway(conn net.Conn) {
+	defer conn.Close()
+	if _, ok := conn.(*tls.Conn); ok {
+		return
+	}
+	conn.SetWriteDeadline(time.Now().Add(time.Second))
+	conn.Write([]byte("421 4.7.0 too many connections, please try again later\r\n"))
 }
 
 // A hall holds the sessions of one Serve.
