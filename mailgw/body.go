@@ -153,7 +153,7 @@ func (b *body) nextChunk() error {
 		return err
 	}
 	for range 100 {
-		line, err := w.command()
+		line, err := w.command(false)
 		if err != nil {
 			return err
 		}

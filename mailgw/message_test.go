@@ -165,7 +165,8 @@ func TestManySessions(t *testing.T) {
 	}
 }
 
-// TestServe_Drain ends a gateway with one session waiting for a command, one in a message, and one that never ends.
+// TestServe_Drain ends a gateway with one session waiting for a command, one in a message, and one between two of its
+// chunks.
 func TestServe_Drain(t *testing.T) {
 	t.Parallel()
 	h := newHost(t, hostOptions{})
@@ -184,6 +185,8 @@ func TestServe_Drain(t *testing.T) {
 	idle := dial(t, l.Addr().String()).login()
 	busy := dial(t, l.Addr().String()).login().envelope()
 	busy.must("354", "DATA")
+	chunked := dial(t, l.Addr().String()).login().envelope()
+	chunked.must("250 2.0.0 chunk", "BDAT 0")
 	cancel()
 	if got := idle.answer(); !strings.HasPrefix(got, "421 4.3.2") {
 		t.Errorf("waiting for a command: %q", got)
@@ -195,6 +198,12 @@ func TestServe_Drain(t *testing.T) {
 	}
 	if got := busy.answer(); !strings.HasPrefix(got, "421 4.3.2") {
 		t.Errorf("after it: %q", got)
+	}
+	if got := chunked.bdat(simple); got != "250 2.0.0 queued as ABC123" {
+		t.Errorf("between two chunks of a message: %q", got)
+	}
+	if got := chunked.answer(); !strings.HasPrefix(got, "421 4.3.2") {
+		t.Errorf("after them: %q", got)
 	}
 	if err := <-done; err != nil {
 		t.Errorf("Serve: %v", err)

@@ -56,7 +56,7 @@ type wire struct {
 
 	// mu guards the fields below.
 	mu       sync.Mutex
-	reading  bool // a command
+	reading  bool // a command, between two messages
 	draining bool
 	by       time.Time // end of a session that has not logged in; zero: none
 }
@@ -100,7 +100,7 @@ func (w *wire) next() error {
 	if err := w.skipChunk(); err != nil {
 		return err
 	}
-	line, err := w.command()
+	line, err := w.command(true)
 	if err != nil {
 		return w.atEnd(err)
 	}
@@ -146,8 +146,9 @@ func (w *wire) atEnd(err error) error {
 	return err
 }
 
-// command reads a line of at most maxCommandLine octets and returns it without its end.
-func (w *wire) command() (string, error) {
+// command reads a line of at most maxCommandLine octets and returns it without its end. Draining ends its wait if the session
+// is between two messages.
+func (w *wire) command(between bool) (string, error) {
 	if w.pushed != "" {
 		line := w.pushed
 		w.pushed = ""
@@ -169,14 +170,14 @@ func (w *wire) command() (string, error) {
 			return strings.TrimSuffix(line, "\r"), nil
 		}
 		long = append(long, view...)
-		if err := w.fill(true); err != nil {
+		if err := w.fill(between); err != nil {
 			return "", err
 		}
 	}
 }
 
 // fill reads from the client once. The client has w.idle for it, each time: there is no bound on a message that moves.
-func (w *wire) fill(command bool) error {
+func (w *wire) fill(between bool) error {
 	if w.lo == w.hi {
 		w.lo, w.hi = 0, 0
 	}
@@ -187,7 +188,7 @@ func (w *wire) fill(command bool) error {
 		w.hi = copy(w.buf, w.buf[w.lo:w.hi])
 		w.lo = 0
 	}
-	n, err := w.receive(w.buf[w.hi:], command)
+	n, err := w.receive(w.buf[w.hi:], between)
 	w.hi += n
 	if n > 0 {
 		return nil
@@ -196,9 +197,9 @@ func (w *wire) fill(command bool) error {
 }
 
 // receive reads from the connection under its deadline.
-func (w *wire) receive(p []byte, command bool) (int, error) {
+func (w *wire) receive(p []byte, between bool) (int, error) {
 	w.mu.Lock()
-	if command && w.draining {
+	if between && w.draining {
 		w.mu.Unlock()
 		return 0, errDraining
 	}
@@ -207,14 +208,14 @@ func (w *wire) receive(p []byte, command bool) (int, error) {
 		deadline = w.by
 	}
 	w.conn.SetReadDeadline(deadline)
-	w.reading = command
+	w.reading = between
 	w.mu.Unlock()
 
 	n, err := w.conn.Read(p)
 
 	w.mu.Lock()
 	w.reading = false
-	if err != nil && command && w.draining {
+	if err != nil && between && w.draining {
 		err = errDraining
 	}
 	w.mu.Unlock()
@@ -312,7 +313,7 @@ func (w *wire) admitted() {
 	w.by = time.Time{}
 }
 
-// drain ends the session when it waits for a command next, or now if it does.
+// drain ends the session when it waits for a command next, or now if it does. A message goes on to its end.
 func (w *wire) drain() {
 	w.mu.Lock()
 	defer w.mu.Unlock()
