@@ -15,6 +15,7 @@ import (
 	"testing/iotest"
 	"time"
 
+	"github.com/emersion/go-smtp"
 	"github.com/google/go-cmp/cmp"
 
 	"github.com/valise-mail/valise/mailgw/message"
@@ -325,6 +326,22 @@ func TestBDAT_BetweenChunks(t *testing.T) {
 	c.gone()
 	if mails := h.mails(); len(mails) != 1 || body1(t, mails[0].data) != stuff(simple) {
 		t.Errorf("delivered %q", mails)
+	}
+}
+
+// A command that is too long ends the session: what is left of it is no other command, whoever reads on (go-smtp does, after
+// a line of AUTH; so does a message between its chunks).
+func TestCommandTooLong_NothingBehindIt(t *testing.T) {
+	t.Parallel()
+	long := io.MultiReader(strings.NewReader(strings.Repeat("x", 10<<10)), strings.NewReader(strings.Repeat("x", 4<<10)+"\r\nNOOP\r\n"))
+	c := Config{}.withDefaults()
+	w := newWire(&replay{Reader: long}, false, false, &c)
+	p := make([]byte, 1<<10)
+	if n, err := w.Read(p); err != smtp.ErrTooLongLine {
+		t.Errorf("got %q, %v, want %v", p[:n], err, smtp.ErrTooLongLine)
+	}
+	if n, err := w.Read(p); n != 0 || err != io.EOF {
+		t.Errorf("afterwards: %q, %v, want %v", p[:n], err, io.EOF)
 	}
 }
 

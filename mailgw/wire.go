@@ -147,8 +147,9 @@ func (w *wire) atEnd(err error) error {
 }
 
 // command reads a line of at most maxCommandLine octets and returns it without its end. Draining ends its wait if the session
-// is between two messages.
-func (w *wire) command(between bool) (string, error) {
+// is between two messages. After an error the session is over: what comes next may be the rest of a line.
+func (w *wire) command(between bool) (line string, err error) {
+	defer func() { w.hangUp = w.hangUp || err != nil }()
 	if w.pushed != "" {
 		line := w.pushed
 		w.pushed = ""
