@@ -52,7 +52,7 @@ type Limits struct {
 type Timeouts struct {
 	Idle     time.Duration // a client that sends nothing, in commands and in a message alike; default 5 min (RFC 5321, 4.5.3.2)
 	Stranger time.Duration // from the connection to a successful AUTH; default 5 min
-	Connect  time.Duration // dialling a next hop and its TLS handshake; default 30 s
+	Connect  time.Duration // dialling a next hop, and once more for its TLS handshake; default 30 s
 	Command  time.Duration // opening a next hop up to MAIL, and each of its answers before the message; default 4 min
 	Copies   time.Duration // copies and ledger from the client's final dot on, and each piece of a message before; default 30 s (S2)
 	Answer   time.Duration // the next hop's answer to the message, from the client's final dot on; default 9 min 30 s (S2)

@@ -18,14 +18,15 @@ import (
 // A hop is one submission to a next hop: a connection opened for one message. It alters no octet of it.
 // It is used by one goroutine; its context's end closes the connection at any time.
 type hop struct {
-	conn    net.Conn
-	r       *bufio.Reader
-	w       *bufio.Writer
-	ext     map[string]string // what EHLO offered, upper-case keyword to arguments
-	patient time.Duration     // for each answer
-	by      time.Time         // end of the whole opening; zero once it is open
-	lost    error             // why the connection is of no use any more
-	release func() bool       // from the context
+	conn      net.Conn
+	r         *bufio.Reader
+	w         *bufio.Writer
+	ext       map[string]string // what EHLO offered, upper-case keyword to arguments
+	handshake time.Duration     // for TLS, however long the greeting took
+	patient   time.Duration     // for each answer
+	by        time.Time         // end of the whole opening; zero once it is open
+	lost      error             // why the connection is of no use any more
+	release   func() bool       // from the context
 }
 
 // A stageError is what went wrong in a dialogue with a next hop, and where.
@@ -56,15 +57,15 @@ var (
 // openHop dials nh, encrypts, and logs in. Its errors are *stageError.
 func openHop(ctx context.Context, c *Config, nh NextHop) (*hop, error) {
 	dialCtx, cancel := context.WithTimeout(ctx, c.Timeouts.Connect)
-	defer cancel()
 	conn, err := c.Dial(dialCtx, "tcp", nh.Addr)
+	cancel()
 	if err != nil {
 		return nil, &stageError{stage: stageConnect, err: err}
 	}
-	h := &hop{patient: c.Timeouts.Command, by: time.Now().Add(c.Timeouts.Command)}
+	h := &hop{handshake: c.Timeouts.Connect, patient: c.Timeouts.Command, by: time.Now().Add(c.Timeouts.Command)}
 	h.release = context.AfterFunc(ctx, func() { conn.Close() })
 	h.use(conn)
-	if err := h.open(dialCtx, c.Hostname, nh); err != nil {
+	if err := h.open(ctx, c.Hostname, nh); err != nil {
 		h.abandon()
 		return nil, err
 	}
@@ -122,6 +123,8 @@ func (h *hop) encrypt(ctx context.Context, nh NextHop) error {
 		name, _, _ = net.SplitHostPort(nh.Addr)
 	}
 	t := tls.Client(h.conn, &tls.Config{ServerName: name, RootCAs: nh.RootCAs, MinVersion: tls.VersionTLS12})
+	ctx, cancel := context.WithTimeout(ctx, h.handshake)
+	defer cancel()
 	if err := t.HandshakeContext(ctx); err != nil {
 		return &stageError{stage: stageTLS, err: err}
 	}

@@ -3,6 +3,7 @@ package mailgw
 import (
 	"bufio"
 	"bytes"
+	"context"
 	"crypto/x509"
 	"fmt"
 	"log/slog"
@@ -10,6 +11,7 @@ import (
 	"slices"
 	"strings"
 	"testing"
+	"time"
 
 	"github.com/valise-mail/valise/authz"
 )
@@ -53,6 +55,25 @@ func TestHop_TLS(t *testing.T) {
 			}
 		})
 	}
+}
+
+// A host that lets its clients wait for its greeting (many do, against spam) longer than dialling may take has the time of
+// a command for it, with STARTTLS as without.
+func TestHop_LateGreeting(t *testing.T) {
+	t.Parallel()
+	cert, pool := testCA(t, "host.example.net")
+	late := make(chan struct{})
+	h := newHost(t, hostOptions{tls: cert, startTLS: true, late: late})
+	v := newVillage(h)
+	v.hop.TLS, v.hop.Host, v.hop.RootCAs = authz.StartTLS, "host.example.net", pool
+	c := dial(t, start(t, v, func(c *Config) {
+		c.Timeouts.Connect = time.Second
+		c.Dial = func(ctx context.Context, network, addr string) (net.Conn, error) {
+			context.AfterFunc(ctx, func() { time.AfterFunc(time.Second, func() { close(late) }) })
+			return new(net.Dialer).DialContext(ctx, network, addr)
+		}
+	})).login()
+	c.must("250", "MAIL FROM:<ann@example.org>")
 }
 
 // A man in the middle who answers ahead of the handshake is not believed (the STARTTLS injection of 2011, our side).

@@ -43,7 +43,8 @@ type hostOptions struct {
 	startTLS   bool
 	implicit   bool
 	tls        *tls.Config
-	discard    bool // messages are not kept
+	late       <-chan struct{} // if not nil, what the greeting waits for
+	discard    bool            // messages are not kept
 }
 
 type mailed struct {
@@ -136,6 +137,9 @@ func (h *host) serve(c net.Conn) {
 		d.c = tls.Server(c, h.opts.tls)
 	}
 	d.r = bufio.NewReaderSize(d.c, 64<<10)
+	if h.opts.late != nil {
+		<-h.opts.late
+	}
 	if _, goOn := d.act("greeting", "220 host.example.net ESMTP"); !goOn {
 		return
 	}
