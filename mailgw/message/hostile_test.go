@@ -128,6 +128,10 @@ func TestPromise4_Memory(t *testing.T) {
 	text := fmt.Sprintf(part, "text/plain", "7bit")
 	html := fmt.Sprintf(part, "text/html", "quoted-printable")
 	end := "\r\n--b--\r\n"
+	large := func(header string) io.Reader {
+		h := fmt.Sprintf("--b\r\nContent-Type: "+header, strings.Repeat("X", 60_000))
+		return message(str(mixedHead), &repeat{s: h + "\r\n\r\n\r\n", n: 300}, str("--b--\r\n"))
+	}
 	for _, c := range []struct {
 		name  string
 		in    io.Reader
@@ -141,6 +145,12 @@ func TestPromise4_Memory(t *testing.T) {
 		{"almost boundaries", message(str(mixedHead+text), &repeat{s: "--\r\n", n: 3 << 20}, str("\r\n"+file+"AAAA"+end)), 1},
 		{"blanks in base64", message(str(mixedHead+file), &repeat{s: "QUJD ", n: 3 << 20}, str(end)), 1},
 		{"a preamble", message(str(mixedHead), &repeat{s: line, n: n}, str(file+"AAAA"+end)), 1},
+		{"long identifiers", large("X/Y\r\nContent-ID: <%s>"), 0},
+		{"long places", large("X/Y\r\nContent-Location: %s"), 0},
+		{"long types", large("X/Y%s"), 0},
+		{"long encodings", large("X/Y\r\nContent-Transfer-Encoding: X%s"), 0},
+		{"long boundaries", large("multipart/X; boundary=%s"), 0},
+		{"long names", large("X/Y; name=\"%s/a\""), 300},
 		{"nothing but lines", &repeat{s: "\n", n: 6 << 20}, 0},
 	} {
 		var most uint64

@@ -6,6 +6,13 @@ import (
 	"strings"
 )
 
+// What is longer in a part's header makes it misread.
+const (
+	maxMedia    = 200
+	maxID       = 1000
+	maxLocation = 2000
+)
+
 // An entity is what a part's header says.
 type entity struct {
 	media       string // type/subtype in lower case, text/plain where nothing is said, "" where it is not understood
@@ -46,7 +53,7 @@ func entityOf(h *Header, parent *node, hint charset) entity {
 		}
 	}
 	place, placeParams, ok := parseParams(disposition)
-	e.misread = e.misread || !ok || len(id) > 1000 || len(location) > 2000 || len(e.media) > 200
+	e.misread = e.misread || !ok || len(id) > maxID || len(location) > maxLocation || len(e.media) > maxMedia
 	e.attachment = place == "attachment"
 
 	// "base64 (comment)" and the like are not understood, and so not touched.
@@ -69,7 +76,32 @@ func entityOf(h *Header, parent *node, hint charset) entity {
 		e.container = ok && isBoundary(e.boundary) && !e.misread && isIdentity(e.encoding)
 		e.misread = !e.container
 	}
+	e.bound()
 	return e
+}
+
+// bound drops what is too long to be of use, and copies the rest: a message has a thousand parts, and a short string would
+// keep the long header that it was cut from.
+func (e *entity) bound() {
+	if len(e.encoding) > 100 {
+		e.encoding = "x-unknown"
+	}
+	if !e.container {
+		e.boundary = ""
+	}
+	for _, b := range []struct {
+		s     *string
+		limit int
+	}{
+		// An identifier in lower case can be three times as long as it was written.
+		{&e.media, maxMedia}, {&e.contentID, 3 * maxID}, {&e.location, maxLocation},
+		{&e.boundary, maxBoundary}, {&e.encoding, 100}, {&e.charset, 100}, {&e.name, 255},
+	} {
+		if len(*b.s) > b.limit { // the part is misread
+			*b.s = ""
+		}
+		*b.s = strings.Clone(*b.s)
+	}
 }
 
 // isMediaType wants two tokens of RFC 2045.
