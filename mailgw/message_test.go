@@ -74,10 +74,9 @@ func TestA1_M4_Corpus(t *testing.T) {
 	dir := os.Getenv("VALISE_MAIL_CORPUS")
 	if dir == "" {
 		if os.Getenv("CI") == "true" {
-			t.Fatal("VALISE_MAIL_CORPUS is not set: it names the folder of real messages, and CI has them")
+			t.Fatal("VALISE_MAIL_CORPUS is not set: it names a folder of real messages, which CI must have")
 		}
-		t.Log("not tried: VALISE_MAIL_CORPUS is not set; it names a folder of real messages")
-		return
+		t.Skip("VALISE_MAIL_CORPUS is not set: it names a folder of real messages, on which this is tried")
 	}
 	h := newHost(t, hostOptions{})
 	v := newVillage(h)

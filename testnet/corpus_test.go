@@ -21,16 +21,15 @@ import (
 )
 
 // corpus returns the real messages below the folder that VALISE_MAIL_CORPUS
-// names, or nil where there is none, which CI may not be.
+// names. Without one the test is skipped, but in CI.
 func corpus(t *testing.T) map[string][]byte {
 	t.Helper()
 	dir := os.Getenv("VALISE_MAIL_CORPUS")
 	if dir == "" {
 		if os.Getenv("CI") == "true" {
-			t.Fatal("VALISE_MAIL_CORPUS is not set: it names the folder of real messages, and CI has them")
+			t.Fatal("VALISE_MAIL_CORPUS is not set: it names a folder of real messages, which CI must have")
 		}
-		t.Log("not tried: VALISE_MAIL_CORPUS is not set; it names a folder of real messages")
-		return nil
+		t.Skip("VALISE_MAIL_CORPUS is not set: it names a folder of real messages, on which this is tried")
 	}
 	files, err := filepath.Glob(filepath.Join(dir, "*", "*.eml"))
 	if err != nil || len(files) == 0 {
@@ -114,9 +113,6 @@ func lessTrace(t *testing.T, name string, got []byte) []byte {
 func TestA1M4_CorpusLeavesTheVillageAsItCame(t *testing.T) {
 	t.Parallel()
 	all := corpus(t)
-	if all == nil {
-		return
-	}
 	v, ctx := village(t, Config{Sites: []string{"berlin"}})
 	p := person(t, ctx, v, "sender@example.org")
 	m := newMailer(t, ctx, v, p)
@@ -152,9 +148,6 @@ func TestA1M4_CorpusLeavesTheVillageAsItCame(t *testing.T) {
 func TestM3M5_CorpusLinksGiveWhatTheSecondParserDecodes(t *testing.T) {
 	t.Parallel()
 	all := corpus(t)
-	if all == nil {
-		return
-	}
 	v, ctx := village(t, Config{Sites: []string{"berlin"}, Adjust: func(_ int, c *node.Config) { c.Mail.Threshold = 0 }})
 	p := person(t, ctx, v, "sender@example.org")
 	m := newMailer(t, ctx, v, p)

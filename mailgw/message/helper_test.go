@@ -100,15 +100,15 @@ func normal(in []byte) []byte {
 	return out
 }
 
-// corpus returns the real messages named by VALISE_MAIL_CORPUS.
+// corpus returns the real messages in the folder that VALISE_MAIL_CORPUS names. Without one the test is skipped, but in CI.
 func corpus(t testing.TB) map[string][]byte {
 	t.Helper()
 	dir := os.Getenv("VALISE_MAIL_CORPUS")
 	if dir == "" {
 		if os.Getenv("CI") == "true" {
-			t.Fatal("VALISE_MAIL_CORPUS is not set; CI must have the corpus")
+			t.Fatal("VALISE_MAIL_CORPUS is not set: it names a folder of real messages, which CI must have")
 		}
-		t.Skip("VALISE_MAIL_CORPUS is not set: it names the folder of real messages")
+		t.Skip("VALISE_MAIL_CORPUS is not set: it names a folder of real messages, on which this is tried")
 	}
 	files, err := filepath.Glob(filepath.Join(dir, "*", "*.eml"))
 	if err != nil || len(files) == 0 {
