@@ -2,7 +2,6 @@ package mailgw
 
 import (
 	"bytes"
-	"errors"
 
 	"github.com/emersion/go-sasl"
 )
@@ -74,9 +73,4 @@ func (c countedServer) Next(response []byte) ([]byte, bool, error) {
 		return nil, false, c.failed(err)
 	}
 	return challenge, done, nil
-}
-
-// isGuess reports whether a failed AUTH counts against its source: it does unless it is our own fault or was not tried.
-func isGuess(err error) bool {
-	return errors.Is(err, ErrBadCredentials) || errors.Is(err, errBadSASL) || errors.Is(err, errOwnAuthz)
 }

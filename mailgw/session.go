@@ -71,7 +71,7 @@ func (s *session) authenticate(user, password string) (err error) {
 	defer cancel()
 	l := Login{User: user, Password: password, Remote: ipOf(s.w.RemoteAddr()).String(), TLS: s.w.isTLS}
 	s.sender, err = s.h.g.c.Directory.Authenticate(ctx, l)
-	if err == nil || !isGuess(err) {
+	if !errors.Is(err, ErrBadCredentials) { // right, or our own fault
 		d.right(src)
 	}
 	if err != nil {
