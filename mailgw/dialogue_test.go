@@ -461,10 +461,14 @@ func TestLimits_CommandLine(t *testing.T) {
 	c.answer()
 	c.must("250", "EHLO client.example.org")
 	junk := bytes.Repeat([]byte("x"), 64<<10)
+	var refused error
 	for range 1 << 14 { // a gigabyte, if anybody listens
-		if _, err := c.Write(junk); err != nil {
+		if _, refused = c.Write(junk); refused != nil {
 			break
 		}
+	}
+	if refused == nil {
+		t.Fatal("a gigabyte was listened to")
 	}
 	if got, err := c.tryAnswer(); err == nil && !strings.HasPrefix(got, "500") {
 		t.Errorf("answer %q", got)

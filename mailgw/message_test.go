@@ -55,16 +55,36 @@ func TestA3_AttachmentBecomesLink(t *testing.T) {
 // A part whose encoding is broken stays in the message, whatever the Publisher makes of its reader's error.
 func TestM5_BrokenPartStays(t *testing.T) {
 	t.Parallel()
-	h := newHost(t, hostOptions{})
-	v := newVillage(h)
-	msg := letterHead + wrap64(300<<10) + "!!! this is no base64 !!!\r\n" + letterFoot
-	c := dial(t, start(t, v, nil)).login().envelope()
-	if got := c.data(msg); !strings.HasPrefix(got, "250") {
-		t.Fatalf("answer %q", got)
+	for name, publisher := range map[string]func(*village) Publisher{
+		"passes it on": func(v *village) Publisher { return v },
+		"hides it":     func(v *village) Publisher { return forgiving{v, nil} },
+		"has another":  func(v *village) Publisher { return forgiving{v, ErrQuota} },
+	} {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			h := newHost(t, hostOptions{})
+			v := newVillage(h)
+			msg := letterHead + wrap64(300<<10) + "!!! this is no base64 !!!\r\n" + letterFoot
+			c := dial(t, start(t, v, func(c *Config) { c.Publisher = publisher(v) })).login().envelope()
+			if got := c.data(msg); !strings.HasPrefix(got, "250") {
+				t.Fatalf("answer %q", got)
+			}
+			if grants, _ := v.state(); grants != 0 || body1(t, h.mails()[0].data) != stuff(msg) {
+				t.Errorf("%d grants, out: %.500q", grants, h.mails()[0].data)
+			}
+		})
 	}
-	if grants, _ := v.state(); grants == 0 && body1(t, h.mails()[0].data) != stuff(msg) {
-		t.Errorf("%d grants, out: %.500q", grants, h.mails()[0].data)
-	}
+}
+
+// A forgiving Publisher answers with an error of its own, or none, whatever its reader's was.
+type forgiving struct {
+	*village
+	err error
+}
+
+func (f forgiving) Put(_ context.Context, m Meta, r io.Reader) (Stored, error) {
+	n, _ := io.Copy(io.Discard, r)
+	return Stored{Name: m.Name, Size: n, ID: m.Name}, f.err
 }
 
 // TestA1_M4_Corpus sends real messages through, by DATA and BDAT, none of them large enough to be touched: what arrives
