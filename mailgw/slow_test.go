@@ -19,6 +19,14 @@ func TestSlow_Silence(t *testing.T) {
 		t.Errorf("in commands: %q", got)
 	}
 	silent.gone()
+	asked := dial(t, addr)
+	asked.send("EHLO client.example.org\r\nAUTH LOGIN\r\n")
+	for _, want := range []string{"220", "250", "334", "421 4.4.2"} {
+		if got := asked.answer(); !strings.HasPrefix(got, want) {
+			t.Errorf("asked for a user: %q, want %s", got, want)
+		}
+	}
+	asked.gone()
 	for _, start := range []string{"DATA\r\nFrom: ", "BDAT 1000 LAST\r\nFrom: "} {
 		c := dial(t, addr)
 		// All in one go: this machine may be slower than the patience asked for.

@@ -46,6 +46,7 @@ type wire struct {
 	mute       bool   // the next reply is not the client's
 	instead    []byte // takes the place of the next reply
 	hangUp     bool   // after the next reply
+	over       error  // why no command can be read any more
 	startTLS   bool   // ended, to go on with TLS
 	inBody     bool   // between 354 and the end of the message
 	chunked    bool   // by BDAT
@@ -97,6 +98,9 @@ func (w *wire) next() error {
 	if w.hangUp {
 		return io.EOF
 	}
+	if w.over != nil { // go-smtp reads on after an error within AUTH
+		return w.atEnd(w.over)
+	}
 	if err := w.skipChunk(); err != nil {
 		return err
 	}
@@ -137,6 +141,7 @@ func (w *wire) next() error {
 // atEnd says what go-smtp is told about err while it waits for a command.
 func (w *wire) atEnd(err error) error {
 	if errors.Is(err, errDraining) {
+		w.hangUp = true
 		w.reply("421 4.3.2 closing down, please try again later\r\n")
 		return io.EOF
 	}
@@ -149,7 +154,7 @@ func (w *wire) atEnd(err error) error {
 // command reads a line of at most maxCommandLine octets and returns it without its end. Draining ends its wait if the session
 // is between two messages. After an error the session is over: what comes next may be the rest of a line.
 func (w *wire) command(between bool) (line string, err error) {
-	defer func() { w.hangUp = w.hangUp || err != nil }()
+	defer func() { w.over = err }()
 	if w.pushed != "" {
 		line := w.pushed
 		w.pushed = ""
