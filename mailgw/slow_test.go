@@ -1,11 +1,51 @@
 package mailgw
 
 import (
+	"context"
+	"errors"
 	"io"
 	"strings"
 	"testing"
+	"testing/iotest"
+	"testing/synctest"
 	"time"
 )
+
+// What a client takes for its message is not the store's time; what the store takes for a piece of it is (S2).
+func TestS2_PatienceIsForTheStore(t *testing.T) {
+	t.Parallel()
+	synctest.Test(t, func(t *testing.T) {
+		client := slowly{iotest.OneByteReader(strings.NewReader("a\r\n.\r\n")), 4 * time.Minute}
+		p := newPatience(t.Context(), &Timeouts{Copies: 30 * time.Second})
+		defer p.stop()
+		a := arrival{newBody(client, false), p}
+		buf := make([]byte, 10)
+		for err := error(nil); err != io.EOF; {
+			if _, err = a.Read(buf); err != nil && err != io.EOF {
+				t.Fatal(err)
+			}
+			time.Sleep(29 * time.Second)
+		}
+		if err := p.ctx.Err(); err != nil || time.Since(p.dot) != 29*time.Second {
+			t.Errorf("ended %v after the dot by %v", time.Since(p.dot), context.Cause(p.ctx))
+		}
+		time.Sleep(2 * time.Second)
+		if err := p.stop(); !errors.Is(err, errCopiesLate) {
+			t.Errorf("31 s after the dot: %v, want %v", err, errCopiesLate)
+		}
+	})
+}
+
+// A slowly reader pauses before each read.
+type slowly struct {
+	r     io.Reader
+	pause time.Duration
+}
+
+func (s slowly) Read(p []byte) (int, error) {
+	time.Sleep(s.pause)
+	return s.r.Read(p)
+}
 
 // A client that says nothing is told so and left.
 func TestSlow_Silence(t *testing.T) {
