@@ -120,6 +120,40 @@ func TestM1_TLSBeforeAuth(t *testing.T) {
 	}
 }
 
+// A TLS dialogue ends with a close_notify, without which it looks cut off (RFC 5246, 7.2.1; OpenSSL 3 calls it an error).
+func TestM1_EndOfTLS(t *testing.T) {
+	t.Parallel()
+	cert, pool := testCA(t, "gw.example.org")
+	c := dial(t, start(t, newVillage(newHost(t, hostOptions{})), func(c *Config) { c.TLS = cert }))
+	c.answer()
+	c.must("250", "EHLO client.example.org")
+	c.must("220", "STARTTLS")
+	seen := &overheard{Conn: c.Conn}
+	s := converse(t, tls.Client(seen, &tls.Config{RootCAs: pool, ServerName: "gw.example.org", MaxVersion: tls.VersionTLS12}))
+	s.must("250", "EHLO client.example.org")
+	s.must("221", "QUIT")
+	s.gone()
+	kind := byte(0)
+	for b := seen.said.Bytes(); len(b) >= 5; b = b[5+int(b[3])*256+int(b[4]):] {
+		kind = b[0] // of the record
+	}
+	if kind != 21 {
+		t.Errorf("the last record is of type %d, want an alert (21)", kind)
+	}
+}
+
+// overheard keeps what the other side says.
+type overheard struct {
+	net.Conn
+	said bytes.Buffer
+}
+
+func (o *overheard) Read(p []byte) (int, error) {
+	n, err := o.Conn.Read(p)
+	o.said.Write(p[:n])
+	return n, err
+}
+
 // Injected commands behind STARTTLS, in the very packet of the handshake's first octets, are thrown away too.
 func TestM1_StartTLSWithArgument(t *testing.T) {
 	t.Parallel()

@@ -23,7 +23,9 @@ func (h *hall) visit(conn net.Conn) {
 	if _, err := conn.Write([]byte("220 2.0.0 ready to start TLS\r\n")); err != nil {
 		return
 	}
-	h.dialogue(conn, tls.Server(conn, g.c.TLS), by, true)
+	t := tls.Server(conn, g.c.TLS)
+	defer t.Close() // says that nothing was cut off
+	h.dialogue(conn, t, by, true)
 }
 
 // dialogue runs go-smtp on conn, or on t if that is not nil, and reports whether the client wants to go on with TLS.
