@@ -138,7 +138,11 @@ func (h *host) serve(c net.Conn) {
 	}
 	d.r = bufio.NewReaderSize(d.c, 64<<10)
 	if h.opts.late != nil {
-		<-h.opts.late
+		select {
+		case <-h.opts.late:
+		case <-h.t.Context().Done():
+			return
+		}
 	}
 	if _, goOn := d.act("greeting", "220 host.example.net ESMTP"); !goOn {
 		return
