@@ -385,6 +385,10 @@ func TestM8_TooLarge(t *testing.T) {
 			c.must("354", "DATA")
 			io.WriteString(c, strings.Repeat("endless\r\n", 1<<20)) // it is not listened to for ever
 			c.gone()
+		} else {
+			c.envelope()
+			c.must("552", "BDAT 1000000") // nor is this waited for
+			c.gone()
 		}
 	}
 	if n := len(h.mails()); n != 2 {

@@ -28,6 +28,7 @@ type transaction struct {
 	trace    func() []byte
 	sending  Sending
 	stored   map[int]Stored // by message.Part.Index
+	linked   int            // files that went out as links; some of those stored may have been put back
 	granted  bool           // Grant was called: Undo must be, unless
 	maybeOut bool           // the final dot was written, and no refusal was read
 }
@@ -190,7 +191,7 @@ func (t *transaction) grant(ctx context.Context, m *message.Message) (func(io.Wr
 		}
 		files = append(files, st)
 	}
-	t.granted = true
+	t.granted, t.linked = true, len(files)
 	links, err := t.c.Publisher.Grant(ctx, t.sending, files)
 	if err != nil {
 		return nil, fmt.Errorf("grant: %w", err)
@@ -224,14 +225,14 @@ func (t *transaction) check8Bit(write func(io.Writer) error) error {
 func (t *transaction) submit(dot time.Time, write func(io.Writer) error) (reply, error) {
 	rep, err := t.hop.data(dot.Add(t.c.Timeouts.Answer), write, func() { t.maybeOut = true })
 	if err == nil {
-		t.log.InfoContext(t.ctx, "mail sent", "recipients", len(t.sending.Recipients), "files", len(t.stored), "answer", rep.code)
+		t.log.InfoContext(t.ctx, "mail sent", "recipients", len(t.sending.Recipients), "files", t.linked, "answer", rep.code)
 		return rep, nil
 	}
 	if at, ok := errors.AsType[*stageError](err); ok && at.rep.code/100 >= 4 {
 		t.maybeOut = false // it said no
 	}
 	if t.maybeOut {
-		t.log.WarnContext(t.ctx, "mail outcome unknown: links stay valid", "recipients", len(t.sending.Recipients), "files", len(t.stored), "err", err)
+		t.log.WarnContext(t.ctx, "mail outcome unknown: links stay valid", "recipients", len(t.sending.Recipients), "files", t.linked, "err", err)
 		return reply{}, errOutcomeUnknown
 	}
 	return reply{}, err

@@ -238,8 +238,11 @@ func (w *wire) shrink() {
 	}
 }
 
-// skipChunk passes over a BDAT chunk that nobody wants.
+// skipChunk passes over a BDAT chunk that nobody wants. One that is far larger than any message ends the session.
 func (w *wire) skipChunk() error {
+	if w.chunk > 4*w.maxMessage {
+		return io.EOF
+	}
 	for w.chunk > 0 {
 		if w.lo == w.hi {
 			if err := w.fill(false); err != nil {
