@@ -78,9 +78,6 @@ func (d *door) enter(from multiaddr.Multiaddr) (*pending, bool) {
 	if d.total >= maxPending || d.perIP[ip] >= maxPendingIP || !listed && d.other >= maxPendingOther {
 		return nil, false
 	}
-	if !listed && !d.otherRate.take(now) {
-		return nil, false
-	}
 	if len(d.rates) >= maxRememberedDoors {
 		clear(d.rates)
 	}
@@ -89,7 +86,12 @@ func (d *door) enter(from multiaddr.Multiaddr) (*pending, bool) {
 		r = newBucket(handshakesPerIP)
 		d.rates[ip] = r
 	}
+	// Its own rate first: what one address asks beyond it costs the others nothing.
 	if !r.take(now) {
+		return nil, false
+	}
+	if !listed && !d.otherRate.take(now) {
+		r.left++
 		return nil, false
 	}
 	d.total++

@@ -95,6 +95,35 @@ func TestPromise6_HandshakesAreBoundedByRate(t *testing.T) {
 	}
 }
 
+// One address that knocks faster than it may uses up its own rate and not the
+// one that all unlisted addresses share: who joins by a ticket gets in beside it.
+func TestPromise6_OneAddressDoesNotShutOutTheOthers(t *testing.T) {
+	t.Parallel()
+	d := testDoor(t)
+	knock := func(ip string) bool {
+		p, ok := d.enter(multiaddr.StringCast("/ip4/" + ip + "/tcp/1"))
+		if ok {
+			p.leave(false)
+		}
+		return ok
+	}
+	for knock("203.0.113.1") {
+	}
+	d.otherRate.left = 100
+	for range 10 * handshakeBurst {
+		knock("203.0.113.1")
+	}
+	if !knock("203.0.113.2") {
+		t.Fatal("a second address is refused")
+	}
+	// nor does the shared rate cost an address its own
+	d.otherRate.left, d.otherRate.perSecond = 0, 0
+	before := d.rates["203.0.113.2"].left
+	if knock("203.0.113.2") || d.rates["203.0.113.2"].left < before {
+		t.Errorf("%v units left of %v", d.rates["203.0.113.2"].left, before)
+	}
+}
+
 // Silent connections: only so many are kept, and none longer than the
 // handshake may take. Afterwards a member gets in.
 func TestPromise6_SilentConnections(t *testing.T) {
