@@ -33,7 +33,7 @@ var errCrowded = errors.New("too many unfinished handshakes")
 // A door is a lane's resource manager with bounds on unfinished handshakes.
 type door struct {
 	network.ResourceManager
-	gate    *gate
+	gate    laneGate
 	crowded atomic.Uint64
 
 	mu sync.Mutex // guards the fields below
@@ -45,7 +45,7 @@ type door struct {
 	otherRate    *bucket
 }
 
-func newDoor(rm network.ResourceManager, g *gate) *door {
+func newDoor(rm network.ResourceManager, g laneGate) *door {
 	return &door{ResourceManager: rm, gate: g, perIP: make(map[string]int), rates: make(map[string]*bucket),
 		otherRate: newBucket(handshakesOther)}
 }
@@ -115,7 +115,7 @@ type pending struct {
 
 func (p *pending) SetPeer(id peer.ID) error {
 	err := p.ConnManagementScope.SetPeer(id)
-	if err == nil && p.door.gate.class(id) != 0 { // QUIC sets the peer before it asks the gate
+	if err == nil && p.door.gate.admits(id) { // QUIC sets the peer before it asks the gate
 		p.leave(true)
 	}
 	return err

@@ -14,6 +14,7 @@ import (
 
 	"github.com/libp2p/go-libp2p"
 	"github.com/libp2p/go-libp2p/core/network"
+	"github.com/libp2p/go-libp2p/core/peer"
 	"github.com/libp2p/go-libp2p/core/peerstore"
 	"github.com/libp2p/go-libp2p/p2p/net/swarm"
 	"github.com/multiformats/go-multiaddr"
@@ -21,9 +22,12 @@ import (
 )
 
 func testDoor(t *testing.T) *door {
-	g := &gate{clock: time.Now}
-	g.table.Store(newTable("", List{Peers: []Peer{{ID: fixedID(t, 1), Class: Member, Bulk: addrs("/ip4/198.51.100.7/tcp/4101", "/ip4/198.51.100.8/tcp/4101")}}}))
-	return newDoor(&network.NullResourceManager{}, g)
+	g := &gate{clock: time.Now, reach: func(peer.ID) bool { return true }}
+	g.table.Store(newTable("", List{Peers: []Peer{
+		{ID: fixedID(t, 1), Class: Member, Bulk: addrs("/ip4/198.51.100.7/tcp/4101", "/ip4/198.51.100.8/tcp/4101")},
+		{ID: fixedID(t, 2), Class: BlocksOnly},
+	}}))
+	return newDoor(&network.NullResourceManager{}, laneGate{g, "ledger", Member})
 }
 
 func enterAll(d *door, n int, from func(i int) string) (in []*pending) {
@@ -60,6 +64,33 @@ func TestPromise6_UnfinishedHandshakesAreBounded(t *testing.T) {
 	}
 	if d.total != 0 || d.other != 0 || len(d.perIP) != 0 {
 		t.Errorf("left over: %d, %d, %v", d.total, d.other, d.perIP)
+	}
+}
+
+// QUIC names the peer before the gate is asked. Only whom this lane admits is
+// through with its handshake then, and gets its unit back.
+func TestPromise6_PeersOfTheOtherLaneStayCounted(t *testing.T) {
+	t.Parallel()
+	for class, want := range map[byte]struct {
+		pending int
+		left    float64
+	}{1: {0, handshakeBurst}, 2: {1, handshakeBurst - 1}, 3: {1, handshakeBurst - 1}} {
+		d := testDoor(t)
+		d.otherRate.perSecond = 0
+		scope, err := d.OpenConnection(network.DirInbound, false, multiaddr.StringCast("/ip4/203.0.113.1/udp/1/quic-v1"))
+		if err != nil {
+			t.Fatal(err)
+		}
+		if err := scope.SetPeer(fixedID(t, class)); err != nil {
+			t.Fatal(err)
+		}
+		if d.total != want.pending || d.otherRate.left != want.left {
+			t.Errorf("peer %d: %d handshakes are pending, %v units left, want %+v", class, d.total, d.otherRate.left, want)
+		}
+		scope.Done()
+		if d.total != 0 {
+			t.Errorf("peer %d: %d handshakes are pending after the end", class, d.total)
+		}
 	}
 }
 

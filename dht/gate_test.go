@@ -310,17 +310,27 @@ func TestR3_ConnectionThatCrossesARemoval(t *testing.T) {
 	o := newOrg(t)
 	roads := o.members(2)
 	a, b := roads[0], roads[1]
-	s, err := a.Bulk().Dial(within(t), b.Self(), membersProtocol)
-	if err != nil {
-		t.Fatal(err)
+	b.Ledger().Handle("raft/1", Member, echo)
+	crosses := func(l *Lane, name string) bool {
+		s, err := l.Dial(within(t), b.Self(), name)
+		if err != nil {
+			t.Fatal(err)
+		}
+		before := a.gate.table.Load()
+		defer a.gate.table.Store(before)
+		a.gate.table.Store(newTable(a.Self(), o.list)) // no sweep
+		a.greeter(l, l == a.bulk).Connected(l.host.net, s.Conn())
+		return !s.Conn().IsClosed()
 	}
-	conn := s.Conn()
-	before := a.gate.table.Load()
+	o.add(peerOf(b, BlocksOnly, ""))
+	if crosses(a.ledger, "raft/1") {
+		t.Error("a connection stays open on a lane that its peer has lost")
+	}
+	if !crosses(a.bulk, membersProtocol) {
+		t.Error("a connection is closed on a lane that its peer keeps")
+	}
 	o.drop(b.Self())
-	a.gate.table.Store(newTable(a.Self(), o.list)) // no sweep
-	a.greeter(true).Connected(a.bulk.host.net, conn)
-	if !conn.IsClosed() {
+	if crosses(a.bulk, membersProtocol) {
 		t.Error("the connection of a removed peer stays open")
 	}
-	a.gate.table.Store(before)
 }

@@ -98,8 +98,8 @@ func Open(ctx context.Context, c Config) (_ *Road, err error) {
 		return nil, err
 	}
 	r.bulk.Handle(membersProtocol, listReaders, r.serveMembers)
-	r.bulk.host.net.Notify(r.greeter(true))
-	r.ledger.host.net.Notify(r.greeter(false))
+	r.bulk.host.net.Notify(r.greeter(r.bulk, true))
+	r.ledger.host.net.Notify(r.greeter(r.ledger, false))
 	r.follow(newTable(self, List{}), r.gate.table.Load())
 	for range pullWorkers {
 		r.working.Go(r.askAround)
@@ -136,10 +136,11 @@ func (r *Road) openLane(name string, classes Class, listen []multiaddr.Multiaddr
 	if err != nil {
 		return nil, err
 	}
-	l := &Lane{door: newDoor(resources, r.gate), prefix: "/valise/" + r.c.ClusterID + "/", addrs: addrs, tried: make(map[peer.ID]time.Time)}
+	gate := laneGate{r.gate, name, classes}
+	l := &Lane{door: newDoor(resources, gate), prefix: "/valise/" + r.c.ClusterID + "/", addrs: addrs, tried: make(map[peer.ID]time.Time)}
 	// QUIC can be dialled wherever it is listened on.
 	quic := slices.ContainsFunc(listen, isQUIC)
-	l.host, err = newHost(laneGate{r.gate, name, classes}, netConfig{key: r.c.Key, resources: l.door, listen: listen, quic: quic, handshake: r.c.HandshakeTimeout, keepAlive: keepAlive})
+	l.host, err = newHost(gate, netConfig{key: r.c.Key, resources: l.door, listen: listen, quic: quic, handshake: r.c.HandshakeTimeout, keepAlive: keepAlive})
 	if err != nil {
 		return nil, fmt.Errorf("%s lane: %w", name, err)
 	}
@@ -149,15 +150,14 @@ func (r *Road) openLane(name string, classes Class, listen []multiaddr.Multiaddr
 // greeter looks at each new connection: the list may have changed between the
 // gate's yes and now, in which case the sweep did not see it. On the bulk lane
 // it starts an exchange of lists.
-func (r *Road) greeter(exchange bool) network.Notifiee {
+func (r *Road) greeter(l *Lane, exchange bool) network.Notifiee {
 	return &network.NotifyBundle{ConnectedF: func(n network.Network, c network.Conn) {
 		id := c.RemotePeer()
-		class := r.gate.class(id)
-		if class == 0 {
+		if !l.host.gate.admits(id) {
 			c.Close()
 			return
 		}
-		if exchange && class&listReaders != 0 {
+		if exchange && r.gate.class(id)&listReaders != 0 {
 			r.ask(id)
 		}
 	}}
