@@ -120,8 +120,10 @@ func (r *Road) askAround() {
 		case id := <-r.asks:
 			if err := r.exchange(r.ctx, id); err != nil && r.ctx.Err() == nil {
 				level := slog.LevelDebug // the peer is gone, or has no use for us
-				if errors.Is(err, ErrForeign) || errors.Is(err, ErrBadList) || errors.Is(err, errNotStored) {
-					level = slog.LevelError
+				for _, bad := range []error{ErrForeign, ErrBadList, ErrNewerList, errNotStored} {
+					if errors.Is(err, bad) {
+						level = slog.LevelError
+					}
 				}
 				r.log.LogAttrs(r.ctx, level, "exchange of member lists", slog.String("peer", id.String()), slog.Any("error", err))
 			}

@@ -6,6 +6,7 @@ import (
 	"encoding/binary"
 	"errors"
 	"io"
+	"log/slog"
 	"os"
 	"sync/atomic"
 	"testing"
@@ -132,6 +133,33 @@ func TestR3_PullFromABadMember(t *testing.T) {
 		})
 	}
 }
+
+// A list that this version cannot read is no passing trouble: the operator
+// hears of it, or this node admits by an old list for good.
+func TestR3_NewerFormatIsSaid(t *testing.T) {
+	t.Parallel()
+	o := newOrg(t)
+	var errs atomic.Int64
+	loud := slog.New(atLevel{slog.LevelError, func(r slog.Record) { errs.Add(1) }})
+	behind, ahead := o.open(func(c *Config) { c.Logger = loud }), o.open()
+	o.add(peerOf(behind, Member, ""), peerOf(ahead, Member, ""))
+	o.publish(behind, ahead)
+	newer := resign(t, o.key, listVersion+1, map[int]any{})
+	ahead.force.Store(&inForce{list: List{Number: 2}, signed: newer, stored: true})
+	behind.ask(ahead.Self())
+	until(t, "it is logged as an error", func() bool { return errs.Load() > 0 })
+}
+
+// atLevel hands on what is logged at a level and above.
+type atLevel struct {
+	slog.Level
+	tell func(slog.Record)
+}
+
+func (h atLevel) Enabled(_ context.Context, l slog.Level) bool  { return l >= h.Level }
+func (h atLevel) Handle(_ context.Context, r slog.Record) error { h.tell(r); return nil }
+func (h atLevel) WithAttrs([]slog.Attr) slog.Handler            { return h }
+func (h atLevel) WithGroup(string) slog.Handler                 { return h }
 
 // What a peer says of the length is not believed before it is checked.
 func TestR3_AnswerIsBounded(t *testing.T) {
