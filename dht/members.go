@@ -196,6 +196,7 @@ func (r *Road) Pull(ctx context.Context) error {
 	var errs []error
 	var grace <-chan time.Time
 	for range ids {
+		// When ctx ends, so do the exchanges: each one's answer comes soon.
 		select {
 		case err := <-answers:
 			if err != nil {
@@ -205,16 +206,12 @@ func (r *Road) Pull(ctx context.Context) error {
 			}
 		case <-grace:
 			return nil
-		case <-ctx.Done():
-			if grace != nil {
-				return nil
-			}
-			return fmt.Errorf("pull the member list: %w", errors.Join(ctx.Err(), ErrNobody))
 		}
 	}
 	if grace != nil {
 		return nil
 	}
+	errs = append(errs, ctx.Err())
 	return hint(fmt.Errorf("pull the member list: %w: %w", ErrNobody, errors.Join(errs...)),
 		"the other nodes may be down, or unreachable from here; if all of them refuse this node, it was removed from the cluster")
 }

@@ -97,10 +97,37 @@ func TestR3_PullWithNobody(t *testing.T) {
 	if !errors.Is(err, ErrNobody) || hintOf(err) == "" {
 		t.Errorf("got %v, want ErrNobody and a hint", err)
 	}
+	// Whoever waits no longer learns what is known by then, too.
+	away := newOrg(t)
+	cut := away.open(func(c *Config) { c.Reach = func(peer.ID) bool { return false } })
+	away.add(peerOf(cut, Member, ""), Peer{ID: fixedID(t, 1), Class: Member})
+	away.publish(cut)
 	ctx, cancel := context.WithCancel(t.Context())
 	cancel()
-	if err := roads[0].Pull(ctx); !errors.Is(err, ErrNobody) {
-		t.Errorf("got %v, want ErrNobody", err)
+	err = cut.Pull(ctx)
+	for _, want := range []error{ErrNobody, ErrNotAdmitted, context.Canceled} {
+		if !errors.Is(err, want) || hintOf(err) == "" {
+			t.Errorf("got %v, want %v and a hint", err, want)
+		}
+	}
+}
+
+// Pull ends with its context, whatever a member that never answers does.
+func TestR3_PullEndsWithItsContext(t *testing.T) {
+	t.Parallel()
+	o := newOrg(t)
+	roads := o.members(2)
+	ctx, cancel := context.WithCancel(t.Context())
+	roads[1].Bulk().Handle(membersProtocol, Member, func(s network.Stream) {
+		cancel()
+		io.Copy(io.Discard, s)
+	})
+	start := time.Now()
+	if err := roads[0].Pull(ctx); !errors.Is(err, ErrNobody) || !errors.Is(err, context.Canceled) {
+		t.Errorf("got %v, want ErrNobody and context.Canceled", err)
+	}
+	if took := time.Since(start); took > membersTimeout {
+		t.Errorf("took %v", took)
 	}
 }
 
@@ -117,7 +144,8 @@ func TestR3_PullFromABadMember(t *testing.T) {
 			s.Write(append(binary.BigEndian.AppendUint32(make([]byte, 8), 3), "abc"...))
 			s.Close()
 		},
-		"ends": func(s network.Stream) { s.Close() },
+		"ends":  func(s network.Stream) { s.Close() },
+		"never": func(s network.Stream) { io.Copy(io.Discard, s) },
 	} {
 		t.Run(name, func(t *testing.T) {
 			t.Parallel()
