@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"io"
 	"log/slog"
+	"net"
 	"slices"
 	"time"
 
@@ -81,6 +82,9 @@ func openJoin(ctx context.Context, h *laneHost, t Ticket) (network.Stream, error
 	if err != nil && ctx.Err() == nil {
 		if _, unknown := errors.AsType[multistream.ErrNotSupported[protocol.ID]](err); unknown {
 			return nil, hint(fmt.Errorf("it serves no tickets of cluster %s: %w", t.ClusterID, err), "let the inviting node finish starting, and try again")
+		}
+		if late, ok := errors.AsType[net.Error](err); ok && late.Timeout() {
+			return nil, hint(err, "the inviting node is there and does not answer; the ticket is good still, try again")
 		}
 		return nil, hint(fmt.Errorf("%w: %w", ErrRefused, err), "it was used, cancelled or has expired; ask for a new one with \"valise cluster invite\"")
 	}

@@ -292,6 +292,21 @@ func TestR4_DialTicketSaysWhatIsWrong(t *testing.T) {
 	}
 }
 
+// An inviter that hangs has refused nothing: the ticket is good still.
+func TestR4_SilentInviterIsNoRefusal(t *testing.T) {
+	t.Parallel()
+	o := newOrg(t)
+	inviter := o.open()
+	o.add(peerOf(inviter, Member, ""))
+	ticket := o.ticket(inviter, time.Now().Add(time.Hour))
+	o.publish(inviter)
+	inviter.Bulk().host.net.SetStreamHandler(func(network.Stream) {})
+	_, _, err := DialTicket(within(t), ticket)
+	if err == nil || errors.Is(err, ErrRefused) || !isTimeout(err) || hintOf(err) == "" {
+		t.Errorf("got %v, want a time-out and a hint", err)
+	}
+}
+
 func FuzzParseTicket(f *testing.F) {
 	good := fixedTicket(f).String()
 	f.Add(good, false)
