@@ -12,6 +12,7 @@ import (
 	"testing"
 	"time"
 
+	"github.com/cockroachdb/pebble/v2/vfs"
 	"github.com/libp2p/go-libp2p"
 	"github.com/libp2p/go-libp2p/core/network"
 	"github.com/libp2p/go-libp2p/core/peer"
@@ -308,6 +309,89 @@ func TestCloseLeavesNoGoroutine(t *testing.T) {
 		}
 	}()
 	until(t, "all goroutines have ended", func() bool { return !left() })
+}
+
+// Close returns when the handlers have: what they use may be closed after it.
+func TestCloseWaitsForHandlers(t *testing.T) {
+	t.Parallel()
+	roads := newOrg(t).members(2)
+	running, reset, done := make(chan struct{}), make(chan struct{}), make(chan struct{})
+	roads[1].Bulk().Handle("slow/1", Member, func(s network.Stream) {
+		close(running)
+		io.Copy(io.Discard, s)
+		close(reset)
+		<-done
+	})
+	s, err := roads[0].Bulk().Dial(within(t), roads[1].Self(), "slow/1")
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer s.Reset()
+	<-running
+	closed := make(chan error)
+	go func() { closed <- roads[1].Close() }()
+	<-reset
+	select {
+	case err := <-closed:
+		t.Errorf("Close has returned before its handler: %v", err)
+	case <-time.After(100 * time.Millisecond): // nothing to wait for: it must not happen
+	}
+	close(done)
+	if err := <-closed; err != nil {
+		t.Error(err)
+	}
+}
+
+// One that does not return is waited for no longer than 10 s, and said.
+func TestCloseGivesUpOnAHandler(t *testing.T) {
+	t.Parallel()
+	o := newOrg(t)
+	key, err := NewKey()
+	if err != nil {
+		t.Fatal(err)
+	}
+	stuck, err := Open(t.Context(), Config{Key: key, OrgKey: o.public(), Dir: "road", FS: vfs.NewMem(), BulkListen: loopback})
+	if err != nil {
+		t.Fatal(err)
+	}
+	caller := o.open()
+	o.add(peerOf(stuck, Member, ""), peerOf(caller, Member, ""))
+	o.publish(stuck, caller)
+	running, end := make(chan struct{}), make(chan struct{})
+	defer close(end)
+	stuck.Bulk().Handle("stuck/1", Member, func(network.Stream) { close(running); <-end })
+	s, err := caller.Bulk().Dial(within(t), stuck.Self(), "stuck/1")
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer s.Reset()
+	<-running
+	closed := make(chan error)
+	go func() { closed <- stuck.Close() }()
+	select {
+	case err := <-closed:
+		if err == nil || !strings.Contains(err.Error(), "does not return") {
+			t.Errorf("got %v, want an error about the handler", err)
+		}
+	case <-time.After(patience):
+		t.Error("Close waits without an end")
+	}
+}
+
+// A peer that opens a stream and never says what for does not hold it.
+func TestR2_SilentStreamIsReset(t *testing.T) {
+	t.Parallel()
+	roads := newOrg(t).members(2)
+	s, err := roads[0].bulk.host.net.NewStream(within(t), roads[1].Self())
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer s.Reset()
+	s.SetDeadline(time.Now().Add(patience))
+	s.Write([]byte{0x13}) // opens it: the length of the first line, and no line
+	if _, err := io.Copy(io.Discard, s); err == nil || isTimeout(err) {
+		t.Errorf("got %v, want the stream reset", err)
+	}
 }
 
 // A failed Open leaves no listener behind.

@@ -3,6 +3,7 @@ package dht
 import (
 	"errors"
 	"fmt"
+	"strings"
 	"sync/atomic"
 	"testing"
 	"time"
@@ -11,6 +12,7 @@ import (
 	"github.com/libp2p/go-libp2p/core/peer"
 	"github.com/libp2p/go-libp2p/core/peerstore"
 	"github.com/libp2p/go-libp2p/core/protocol"
+	"github.com/multiformats/go-multiaddr"
 )
 
 // R2: protocol x class, on both lanes, the room's own protocols included. The
@@ -50,6 +52,8 @@ func TestR2_ProtocolByClass(t *testing.T) {
 	kad := protocol.ID("/valise/" + o.list.ClusterID + "/kad/1.0.0")
 	bitswap := protocol.ID("/valise/" + o.list.ClusterID + "/ipfs/bitswap/1.2.0")
 	server.Bulk().Host().SetStreamHandler(bitswap, echo)
+	family := protocol.ID("/valise/" + o.list.ClusterID + "/ipfs/family/")
+	server.Bulk().Host().SetStreamHandlerMatch(family, func(p protocol.ID) bool { return strings.HasPrefix(string(p), string(family)) }, echo)
 	none := Class(0)
 	rows := []struct {
 		name         string
@@ -63,6 +67,7 @@ func TestR2_ProtocolByClass(t *testing.T) {
 		{"raft/1", none, Member},
 		{string(kad), Member, none},
 		{string(bitswap), Member, none},
+		{string(family) + "1.2.0", Member, none},
 		{"/ipfs/id/1.0.0", none, none},
 		{"/ipfs/ping/1.0.0", none, none},
 		{"nothing/1", none, none},
@@ -131,6 +136,77 @@ func TestR2_ClassIsLookedUpForEveryStream(t *testing.T) {
 		t.Error("a blocks-only node was served a member's protocol")
 	}
 }
+
+// Until the sweep comes, a connection of a lane that its peer has lost is open:
+// no stream of it is served, also where the handler knows the class.
+func TestR2_NoStreamOnALaneThatWasLost(t *testing.T) {
+	t.Parallel()
+	o := newOrg(t)
+	roads := o.members(2, func(c *Config) { c.Sweep = time.Hour })
+	server, caller := roads[0], roads[1]
+	server.Ledger().Handle("all/1", known, echo)
+	s, err := caller.Ledger().Dial(within(t), server.Self(), "all/1")
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer s.Reset()
+	o.add(peerOf(caller, BlocksOnly, ""))
+	server.gate.table.Store(newTable(server.Self(), o.list)) // no sweep
+	if s, err := caller.Ledger().Dial(within(t), server.Self(), "all/1"); err == nil {
+		s.Reset()
+		t.Error("a blocks-only node was served on the ledger lane")
+	}
+	if !caller.Ledger().Connected(server.Self()) {
+		t.Error("the connection is closed: this test shows nothing")
+	}
+}
+
+// Every question that libp2p asks the gate has the same answer. Each alone
+// would do most of the time; all of them leave no moment between.
+func TestR1_GateIsAskedAtEveryStep(t *testing.T) {
+	t.Parallel()
+	g := &gate{self: fixedID(t, 9), clock: time.Now, reach: func(id peer.ID) bool { return id != fixedID(t, 5) }, log: testLog(t)}
+	list := func(peers ...Peer) { g.table.Store(newTable(g.self, List{Number: 1, Peers: peers})) }
+	all := []Peer{{ID: g.self, Class: Member}, {ID: fixedID(t, 1), Class: Member}, {ID: fixedID(t, 2), Class: BlocksOnly},
+		{ID: fixedID(t, 3), Class: TicketHolder, Until: time.Now().Add(time.Hour)}, {ID: fixedID(t, 4), Class: Member, Until: time.Now().Add(-time.Hour)},
+		{ID: fixedID(t, 5), Class: Member}}
+	bulk, ledger := laneGate{g, "bulk", known}, laneGate{g, "ledger", Member}
+	check := func(when string, l laneGate, want map[byte]bool) {
+		t.Helper()
+		for n := range byte(9) {
+			id := fixedID(t, n+1)
+			at := conn{peer: id}
+			kept, _ := l.InterceptUpgraded(at)
+			got := map[string]bool{"dial": l.InterceptPeerDial(id), "address": l.InterceptAddrDial(id, nil),
+				"secured in": l.InterceptSecured(network.DirInbound, id, at), "secured out": l.InterceptSecured(network.DirOutbound, id, at), "kept": kept}
+			for step, admitted := range got {
+				if admitted != want[n+1] {
+					t.Errorf("%s, %s lane, %s: peer %d admitted: %v", when, l.lane, step, n+1, admitted)
+				}
+			}
+		}
+	}
+	list(all...)
+	check("listed", bulk, map[byte]bool{1: true, 2: true, 3: true})
+	check("listed", ledger, map[byte]bool{1: true})
+	list(all[1:]...)
+	check("this node removed", bulk, nil)
+	list(all...)
+	g.shut.Store(true)
+	check("closing", bulk, nil)
+	if bulk.InterceptAccept(conn{}) {
+		t.Error("a road that closes accepts")
+	}
+}
+
+// conn is a connection that knows its peer and nothing else.
+type conn struct {
+	network.Conn
+	peer peer.ID
+}
+
+func (c conn) RemotePeer() peer.ID                  { return c.peer }
+func (c conn) RemoteMultiaddr() multiaddr.Multiaddr { return loopback[0] }
 
 func TestR3_RemovedPeerIsDisconnectedAndStaysOut(t *testing.T) {
 	t.Parallel()
