@@ -249,6 +249,28 @@ func TestR3_PublishRefusesAndIgnores(t *testing.T) {
 	}
 }
 
+// Two lists under one number: the first stays, and somebody must look into it.
+func TestR3_TwoListsWithOneNumber(t *testing.T) {
+	t.Parallel()
+	o := newOrg(t)
+	var errs atomic.Int64
+	r := o.open(func(c *Config) { c.Logger = slog.New(atLevel{slog.LevelError, func(slog.Record) { errs.Add(1) }}) })
+	o.add(peerOf(r, Member, ""))
+	o.publish(r)
+	first := r.Signed()
+	if err := r.Publish(first); err != nil || errs.Load() != 0 {
+		t.Errorf("the same list again: %v, %d errors logged", err, errs.Load())
+	}
+	o.add(Peer{ID: fixedID(t, 1), Class: Member})
+	o.list.Number--
+	if err := r.Publish(o.sign()); err != nil || errs.Load() != 1 {
+		t.Errorf("another list: %v, %d errors logged, want 1", err, errs.Load())
+	}
+	if !bytes.Equal(r.Signed(), first) || r.gate.class(fixedID(t, 1)) != 0 {
+		t.Error("the second list is in force")
+	}
+}
+
 // After Publish has returned, a crash that drops unsynced writes leaves the
 // new list; one at any moment before leaves the old one or the new one, whole.
 func TestR3_StoredListSurvivesACrash(t *testing.T) {
@@ -425,6 +447,29 @@ func TestR3_AddressesFollowTheList(t *testing.T) {
 		if diff := cmp.Diff(want.Addrs(), l.Host().Peerstore().Addrs(b.Self()), cmp.Comparer(multiaddr.Multiaddr.Equal)); diff != "" {
 			t.Error(diff)
 		}
+	}
+}
+
+// A peer that did not answer is dialled again after a second at most, however
+// long libp2p would leave it alone.
+func TestDialForgives(t *testing.T) {
+	t.Parallel()
+	roads := newOrg(t).members(2)
+	for _, lane := range []func(*Road) *Lane{(*Road).Bulk, (*Road).Ledger} {
+		from, to := lane(roads[0]), lane(roads[1])
+		to.Handle("echo/1", Member, echo)
+		for range 10 {
+			from.host.net.Backoff().AddBackoff(roads[1].Self(), to.Addrs()[0])
+		}
+		if _, err := from.Host().Network().DialPeer(within(t), roads[1].Self()); err == nil {
+			t.Fatal("libp2p does not pause: this test shows nothing")
+		}
+		s, err := from.Dial(within(t), roads[1].Self(), "echo/1")
+		if err != nil {
+			t.Error(err)
+			continue
+		}
+		s.Reset()
 	}
 }
 
