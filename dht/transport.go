@@ -22,7 +22,6 @@ import (
 	"github.com/libp2p/go-libp2p/p2p/muxer/yamux"
 	"github.com/libp2p/go-libp2p/p2p/net/swarm"
 	"github.com/libp2p/go-libp2p/p2p/net/upgrader"
-	libp2ptls "github.com/libp2p/go-libp2p/p2p/security/tls"
 	libp2pquic "github.com/libp2p/go-libp2p/p2p/transport/quic"
 	"github.com/libp2p/go-libp2p/p2p/transport/quicreuse"
 	"github.com/libp2p/go-libp2p/p2p/transport/tcp"
@@ -104,7 +103,7 @@ func newSwarm(c netConfig) (_ *swarm.Swarm, _ event.Bus, _ func() error, err err
 	closers = append(closers, s)
 
 	muxers := []upgrader.StreamMuxer{{ID: yamux.ID, Muxer: newMuxer(c.keepAlive)}}
-	tls, err := libp2ptls.New(libp2ptls.ID, c.key, muxers)
+	tls, err := newTLS(c.key, id, yamux.ID)
 	if err != nil {
 		return nil, nil, nil, err
 	}
@@ -180,7 +179,7 @@ func newQUIC(s *swarm.Swarm, c netConfig) (*quicreuse.ConnManager, error) {
 	if err != nil {
 		return nil, err
 	}
-	over, err := libp2pquic.NewTransport(c.key, cm, nil, c.gater, c.resources)
+	over, err := libp2pquic.NewTransport(c.key, cm, nil, c.gater, c.resources, libp2pquic.WithTLSIdentityOption(timeless()))
 	if err != nil {
 		return nil, errors.Join(err, cm.Close())
 	}
