@@ -40,6 +40,8 @@ type laneHost struct {
 	updates event.Emitter
 	release func() error
 	muxes   map[Class]*multistream.MultistreamMuxer[protocol.ID]
+	// negotiateTimeout and handlersTimeout, for tests to shorten.
+	negotiateWithin, closeWithin time.Duration
 
 	mu      sync.Mutex // guards closed and adding to serving
 	closed  bool
@@ -54,7 +56,8 @@ func newHost(g laneGate, c netConfig) (*laneHost, error) {
 	if err != nil {
 		return nil, err
 	}
-	h := &laneHost{gate: g, net: s, bus: bus, release: release, muxes: make(map[Class]*multistream.MultistreamMuxer[protocol.ID])}
+	h := &laneHost{gate: g, net: s, bus: bus, release: release, muxes: make(map[Class]*multistream.MultistreamMuxer[protocol.ID]),
+		negotiateWithin: negotiateTimeout, closeWithin: handlersTimeout}
 	if h.updates, err = bus.Emitter(&event.EvtLocalProtocolsUpdated{}); err != nil {
 		return nil, errors.Join(err, release())
 	}
@@ -82,7 +85,7 @@ func (h *laneHost) accept(s network.Stream) {
 		s.Reset()
 		return
 	}
-	name, handle, err := negotiate(s, mux)
+	name, handle, err := h.negotiate(s, mux)
 	if err != nil {
 		s.ResetWithError(network.StreamProtocolNegotiationFailed)
 		return
@@ -94,8 +97,8 @@ func (h *laneHost) accept(s network.Stream) {
 	handle(name, s)
 }
 
-func negotiate(s network.Stream, mux *multistream.MultistreamMuxer[protocol.ID]) (protocol.ID, multistream.HandlerFunc[protocol.ID], error) {
-	if err := s.SetDeadline(time.Now().Add(negotiateTimeout)); err != nil {
+func (h *laneHost) negotiate(s network.Stream, mux *multistream.MultistreamMuxer[protocol.ID]) (protocol.ID, multistream.HandlerFunc[protocol.ID], error) {
+	if err := s.SetDeadline(time.Now().Add(h.negotiateWithin)); err != nil {
 		return "", nil, err
 	}
 	name, handle, err := mux.Negotiate(s)
@@ -140,7 +143,7 @@ func (h *laneHost) NewStream(ctx context.Context, id peer.ID, names ...protocol.
 	if err != nil {
 		return nil, fmt.Errorf("open stream to %s: %w", id, err)
 	}
-	stop := Deadline(ctx, s, negotiateTimeout)
+	stop := Deadline(ctx, s, h.negotiateWithin)
 	name, err := multistream.SelectOneOf(names, s)
 	stop()
 	if err == nil {
@@ -187,7 +190,7 @@ func (h *laneHost) Close() error {
 	}()
 	select {
 	case <-done:
-	case <-time.After(handlersTimeout):
+	case <-time.After(h.closeWithin):
 		err = errors.Join(err, fmt.Errorf("close lane %s: a stream handler does not return", h.gate.lane))
 	}
 	return errors.Join(err, h.release())

@@ -60,14 +60,14 @@ func (r *Road) serveMembers(s network.Stream) {
 
 // exchange asks one peer and puts its list in force if that is newer.
 func (r *Road) exchange(ctx context.Context, id peer.ID) error {
-	ctx, cancel := context.WithTimeout(ctx, membersTimeout)
+	ctx, cancel := context.WithTimeout(ctx, r.exchangeWithin)
 	defer cancel()
 	s, err := r.bulk.Dial(ctx, id, membersProtocol)
 	if err != nil {
 		return err
 	}
 	defer s.Close()
-	defer Deadline(ctx, s, membersTimeout)()
+	defer Deadline(ctx, s, r.exchangeWithin)()
 	signed, err := askMembers(s, r.force.Load().number())
 	if err != nil {
 		s.Reset()

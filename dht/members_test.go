@@ -151,6 +151,7 @@ func TestR3_PullFromABadMember(t *testing.T) {
 			t.Parallel()
 			o := newOrg(t)
 			roads := o.members(2)
+			roads[0].exchangeWithin = time.Second
 			roads[1].Bulk().Handle(membersProtocol, Member, answer)
 			if err := roads[0].Pull(within(t)); !errors.Is(err, ErrNobody) {
 				t.Errorf("got %v, want ErrNobody", err)

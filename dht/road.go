@@ -38,6 +38,8 @@ type Road struct {
 	removedOnce sync.Once
 	asks        chan peer.ID // peers to exchange lists with
 
+	exchangeWithin time.Duration // membersTimeout, for tests to shorten
+
 	publishing sync.Mutex // held while a list comes into force
 
 	ctx     context.Context // ends with Close; of background work only
@@ -72,7 +74,7 @@ func Open(ctx context.Context, c Config) (_ *Road, err error) {
 	if err != nil {
 		return nil, fmt.Errorf("open the road: %w", err)
 	}
-	r := &Road{c: c, self: self, log: c.Logger, removed: make(chan struct{}), asks: make(chan peer.ID, pullQueue)}
+	r := &Road{c: c, self: self, log: c.Logger, removed: make(chan struct{}), asks: make(chan peer.ID, pullQueue), exchangeWithin: membersTimeout}
 	r.gate = &gate{self: self, reach: c.Reach, clock: c.Clock, log: c.Logger}
 	if err := r.load(); err != nil {
 		return nil, fmt.Errorf("open the road: %w", err)

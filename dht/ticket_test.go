@@ -301,7 +301,17 @@ func TestR4_SilentInviterIsNoRefusal(t *testing.T) {
 	ticket := o.ticket(inviter, time.Now().Add(time.Hour))
 	o.publish(inviter)
 	inviter.Bulk().host.net.SetStreamHandler(func(network.Stream) {})
-	_, _, err := DialTicket(within(t), ticket)
+	key, err := KeyFromSeed(ticket.Seed)
+	if err != nil {
+		t.Fatal(err)
+	}
+	h, err := ticketHost(ticket, netConfig{key: key, keepAlive: bulkKeepAlive})
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer h.Close()
+	h.negotiateWithin = 100 * time.Millisecond
+	_, err = openJoin(within(t), h, ticket)
 	if err == nil || errors.Is(err, ErrRefused) || !isTimeout(err) || hintOf(err) == "" {
 		t.Errorf("got %v, want a time-out and a hint", err)
 	}
