@@ -102,12 +102,31 @@ func askMembers(s io.ReadWriter, have uint64) ([]byte, error) {
 	return signed, err
 }
 
-// ask queues an exchange with a peer. A full queue drops it: the periodic one
-// makes up for that.
+// ask queues an exchange with a peer, one at a time, so that no peer keeps all
+// workers waiting; while one is under way, it is noted that another is wanted.
+// A full queue drops it: the periodic one makes up for that.
 func (r *Road) ask(id peer.ID) {
+	r.askingMu.Lock()
+	defer r.askingMu.Unlock()
+	if _, under := r.asking[id]; under {
+		r.asking[id] = true
+		return
+	}
 	select {
 	case r.asks <- id:
+		r.asking[id] = false
 	default:
+	}
+}
+
+// asked ends an exchange that ask began.
+func (r *Road) asked(id peer.ID) {
+	r.askingMu.Lock()
+	again := r.asking[id]
+	delete(r.asking, id)
+	r.askingMu.Unlock()
+	if again {
+		r.ask(id)
 	}
 }
 
@@ -118,7 +137,9 @@ func (r *Road) askAround() {
 		case <-r.ctx.Done():
 			return
 		case id := <-r.asks:
-			if err := r.exchange(r.ctx, id); err != nil && r.ctx.Err() == nil {
+			err := r.exchange(r.ctx, id)
+			r.asked(id)
+			if err != nil && r.ctx.Err() == nil {
 				level := slog.LevelDebug // the peer is gone, or has no use for us
 				for _, bad := range []error{ErrForeign, ErrBadList, ErrNewerList, errNotStored} {
 					if errors.Is(err, bad) {

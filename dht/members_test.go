@@ -43,6 +43,73 @@ func TestR3_NewsTravelsOnConnect(t *testing.T) {
 	}
 }
 
+// A blocks-only node that claims ever newer lists, and never hands one over,
+// has one exchange at a time: news of the others comes through beside it.
+func TestR3_NewsComesPastAPeerThatHangs(t *testing.T) {
+	t.Parallel()
+	o := newOrg(t)
+	roads := o.members(2)
+	hangs := o.open()
+	o.add(peerOf(hangs, BlocksOnly, ""))
+	o.publish(append(roads, hangs)...)
+	var held atomic.Int64
+	hangs.Bulk().Handle(membersProtocol, listReaders, func(s network.Stream) {
+		held.Add(1)
+		defer held.Add(-1)
+		io.Copy(io.Discard, s)
+	})
+	roads[0].exchangeWithin = patience
+	claims := make(chan struct{})
+	go func() {
+		defer close(claims)
+		for range 4 * pullWorkers {
+			s, err := hangs.Bulk().Dial(within(t), roads[0].Self(), membersProtocol)
+			if err != nil {
+				t.Error(err)
+				return
+			}
+			if _, err := askMembers(s, 1<<40); err != nil {
+				t.Error(err)
+			}
+			s.Close()
+		}
+	}()
+	<-claims
+	until(t, "it is asked", func() bool { return held.Load() > 0 })
+	o.publish(roads[1])
+	if err := roads[1].exchange(within(t), roads[0].Self()); err != nil {
+		t.Fatal(err)
+	}
+	until(t, "the news is there", func() bool { return number(roads[0])() == o.list.Number })
+	if got := held.Load(); got > 1 {
+		t.Errorf("%d exchanges with it at a time", got)
+	}
+}
+
+// News that comes while an exchange with a peer is under way is not lost on it.
+func TestR3_NewsDuringAnExchangeIsTold(t *testing.T) {
+	t.Parallel()
+	r := &Road{asks: make(chan peer.ID, 1), asking: make(map[peer.ID]bool)}
+	r.ask("a")
+	r.ask("b") // no room: the periodic exchange makes up for it
+	if got := <-r.asks; got != "a" {
+		t.Fatal(got)
+	}
+	r.ask("a") // while the first is under way
+	r.ask("a")
+	if len(r.asks) != 0 {
+		t.Error("a second exchange is queued beside the first")
+	}
+	r.asked("a")
+	if len(r.asks) != 1 || <-r.asks != "a" {
+		t.Error("the news is lost")
+	}
+	r.asked("a")
+	if len(r.asks) != 0 || len(r.asking) != 0 {
+		t.Errorf("left over: %d queued, %v", len(r.asks), r.asking)
+	}
+}
+
 // A list that comes into force at one node reaches those connected to it.
 func TestR3_NewsTravelsOverOpenConnections(t *testing.T) {
 	t.Parallel()

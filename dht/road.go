@@ -38,6 +38,9 @@ type Road struct {
 	removedOnce sync.Once
 	asks        chan peer.ID // peers to exchange lists with
 
+	askingMu sync.Mutex       // guards asking
+	asking   map[peer.ID]bool // in asks or under way; true: once more after that
+
 	exchangeWithin time.Duration // membersTimeout, for tests to shorten
 
 	publishing sync.Mutex // held while a list comes into force
@@ -74,7 +77,7 @@ func Open(ctx context.Context, c Config) (_ *Road, err error) {
 	if err != nil {
 		return nil, fmt.Errorf("open the road: %w", err)
 	}
-	r := &Road{c: c, self: self, log: c.Logger, removed: make(chan struct{}), asks: make(chan peer.ID, pullQueue), exchangeWithin: membersTimeout}
+	r := &Road{c: c, self: self, log: c.Logger, removed: make(chan struct{}), asks: make(chan peer.ID, pullQueue), asking: make(map[peer.ID]bool), exchangeWithin: membersTimeout}
 	r.gate = &gate{self: self, reach: c.Reach, clock: c.Clock, log: c.Logger}
 	if err := r.load(); err != nil {
 		return nil, fmt.Errorf("open the road: %w", err)
