@@ -164,8 +164,8 @@ func (r *Road) listMates() []peer.ID {
 }
 
 // housekeeping closes what is over, and asks around now and then.
-func (r *Road) housekeeping(every time.Duration) {
-	sweep, pull := time.NewTicker(every), time.NewTicker(pullEvery)
+func (r *Road) housekeeping(sweepEvery, pullEvery time.Duration) {
+	sweep, pull := time.NewTicker(sweepEvery), time.NewTicker(pullEvery)
 	defer sweep.Stop()
 	defer pull.Stop()
 	for {

@@ -43,6 +43,29 @@ func TestR3_NewsTravelsOnConnect(t *testing.T) {
 	}
 }
 
+// News that was missed on an open connection is found now and then.
+func TestR3_MissedNewsIsAskedFor(t *testing.T) {
+	t.Parallel()
+	o := newOrg(t)
+	roads := o.members(2)
+	s, err := roads[0].Bulk().Dial(within(t), roads[1].Self(), membersProtocol)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer s.Reset()
+	for _, r := range roads { // the exchanges that come with a new connection are over
+		until(t, "nobody is asked", func() bool {
+			r.askingMu.Lock()
+			defer r.askingMu.Unlock()
+			return len(r.listMates()) == 1 && len(r.asking) == 0
+		})
+	}
+	signed := o.sign()
+	roads[1].force.Store(&inForce{list: o.list, signed: signed, stored: true}) // and nobody is told
+	roads[0].working.Go(func() { roads[0].housekeeping(time.Hour, 10*time.Millisecond) })
+	until(t, "it has list 2", func() bool { return number(roads[0])() == 2 })
+}
+
 // A blocks-only node that claims ever newer lists, and never hands one over,
 // has one exchange at a time: news of the others comes through beside it.
 func TestR3_NewsComesPastAPeerThatHangs(t *testing.T) {

@@ -109,7 +109,7 @@ func Open(ctx context.Context, c Config) (_ *Road, err error) {
 	for range pullWorkers {
 		r.working.Go(r.askAround)
 	}
-	r.working.Go(func() { r.housekeeping(c.Sweep) })
+	r.working.Go(func() { r.housekeeping(c.Sweep, pullEvery) })
 	return r, nil
 }
 
