@@ -36,7 +36,7 @@ const (
 
 // serveMembers answers one exchange.
 func (r *Road) serveMembers(s network.Stream) {
-	defer Deadline(r.ctx, s, membersTimeout)()
+	defer Deadline(r.ctx, s, r.exchangeWithin)()
 	var theirs uint64
 	err := binary.Read(s, binary.BigEndian, &theirs)
 	if err == nil {

@@ -221,6 +221,39 @@ func TestR3_PullEndsWithItsContext(t *testing.T) {
 	}
 }
 
+// Once one has answered, the others get a second more and no longer.
+func TestR3_PullDoesNotWaitForTheSlowest(t *testing.T) {
+	t.Parallel()
+	o := newOrg(t)
+	roads := o.members(3)
+	roads[0].exchangeWithin = patience
+	roads[2].Bulk().Handle(membersProtocol, Member, func(s network.Stream) { io.Copy(io.Discard, s) })
+	o.publish(roads[1])
+	start := time.Now()
+	if err := roads[0].Pull(within(t)); err != nil {
+		t.Error(err)
+	}
+	if took := time.Since(start); took > patience/2 || number(roads[0])() != 2 {
+		t.Errorf("list %d after %v", number(roads[0])(), took)
+	}
+}
+
+// Who asks for the list and does not say which it has is let go.
+func TestR3_SilentAskerIsLetGo(t *testing.T) {
+	t.Parallel()
+	roads := newOrg(t).members(2)
+	roads[1].exchangeWithin = 100 * time.Millisecond
+	s, err := roads[0].Bulk().Dial(within(t), roads[1].Self(), membersProtocol)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer s.Reset()
+	s.SetDeadline(time.Now().Add(patience))
+	if _, err := io.Copy(io.Discard, s); err == nil || isTimeout(err) {
+		t.Errorf("got %v, want the stream reset", err)
+	}
+}
+
 // A member that answers nonsense, or never, does no harm.
 func TestR3_PullFromABadMember(t *testing.T) {
 	t.Parallel()
