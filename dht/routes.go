@@ -35,25 +35,27 @@ var ErrBusy = errors.New("too many announcements are waiting")
 type routes struct {
 	road  *Road
 	kad   *kad.IpfsDHT
+	told  *records // what members announced to this node
 	queue chan cid.Cid
 }
 
 func openRoutes(r *Road) (*routes, error) {
 	member := func(id peer.ID) bool { return r.gate.class(id) == Member }
+	told := newRecords(maxRecords)
 	d, err := kad.New(routeHost{r.bulk.host},
 		kad.ProtocolPrefix(protocol.ID("/valise/"+r.c.ClusterID)),
 		kad.Mode(kad.ModeServer),
 		kad.DisableValues(),
 		kad.DisableAutoRefresh(),
 		kad.BootstrapPeers(),
-		kad.ProviderDatastore(newRecords(maxRecords)),
+		kad.ProviderDatastore(told),
 		kad.QueryFilter(func(_ any, p peer.AddrInfo) bool { return member(p.ID) }),
 		kad.RoutingTableFilter(func(_ any, id peer.ID) bool { return member(id) }),
 	)
 	if err != nil {
 		return nil, fmt.Errorf("start kademlia: %w", err)
 	}
-	x := &routes{road: r, kad: d, queue: make(chan cid.Cid, announceQueue)}
+	x := &routes{road: r, kad: d, told: told, queue: make(chan cid.Cid, announceQueue)}
 	for range announceWorkers {
 		r.working.Go(x.announce)
 	}

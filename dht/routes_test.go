@@ -153,6 +153,29 @@ func TestE2_AnnounceNeverBlocks(t *testing.T) {
 	}
 }
 
+// What others announce is held within the bound, and nowhere else.
+func TestE2_AnnouncementsAreBounded(t *testing.T) {
+	t.Parallel()
+	roads := newOrg(t).members(2)
+	told := roads[1].routes.told
+	if told.max != maxRecords {
+		t.Errorf("%d records may be held, want %d", told.max, maxRecords)
+	}
+	told.mu.Lock()
+	told.max = 50
+	told.mu.Unlock()
+	for i := range 400 { // Kademlia hands them over some hundred at a time
+		if err := roads[0].routes.provide(root(t, fmt.Sprint(i))); err != nil {
+			t.Fatal(err)
+		}
+	}
+	until(t, "the newest are held", func() bool {
+		told.mu.Lock()
+		defer told.mu.Unlock()
+		return told.births > 50 && told.n == 50
+	})
+}
+
 // Addresses that others tell through Kademlia are not believed.
 func TestE2_AddressesComeFromTheListAlone(t *testing.T) {
 	t.Parallel()
