@@ -3,12 +3,15 @@ package dht
 import (
 	"bytes"
 	"context"
+	"crypto/x509"
+	"errors"
 	"fmt"
 	"io"
 	"net"
 	"runtime/pprof"
 	"strings"
 	"sync"
+	"sync/atomic"
 	"testing"
 	"time"
 
@@ -18,8 +21,11 @@ import (
 	"github.com/libp2p/go-libp2p/core/peer"
 	"github.com/libp2p/go-libp2p/core/peerstore"
 	"github.com/libp2p/go-libp2p/p2p/net/swarm"
+	libp2ptls "github.com/libp2p/go-libp2p/p2p/security/tls"
+	"github.com/libp2p/go-libp2p/p2p/transport/quicreuse"
 	"github.com/multiformats/go-multiaddr"
 	manet "github.com/multiformats/go-multiaddr/net"
+	"github.com/quic-go/quic-go"
 )
 
 func testDoor(t *testing.T) *door {
@@ -202,6 +208,76 @@ func TestPromise6_SilentConnections(t *testing.T) {
 	if r.bulk.door.total != 0 {
 		t.Errorf("%d handshakes are pending still", r.bulk.door.total)
 	}
+}
+
+// QUIC comes through the same door: who has shown no address is asked for it
+// first, and handshakes that go no further are counted, bounded and ended.
+func TestPromise6_UnfinishedQUIC(t *testing.T) {
+	t.Parallel()
+	r := newOrg(t).members(1, func(c *Config) { c.BulkListen = addrs("/ip4/127.0.0.1/udp/0/quic-v1") })[0]
+	to, _, err := quicreuse.FromQuicMultiaddr(r.Bulk().Addrs()[0])
+	if err != nil {
+		t.Fatal(err)
+	}
+	udp, err := net.ListenUDP("udp4", &net.UDPAddr{IP: net.IPv4(127, 0, 0, 1)})
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer udp.Close()
+	heard := &firstPacket{PacketConn: udp}
+	from := &quic.Transport{Conn: heard}
+	defer from.Close()
+	key, err := NewKey()
+	if err != nil {
+		t.Fatal(err)
+	}
+	id, err := libp2ptls.NewIdentity(key)
+	if err != nil {
+		t.Fatal(err)
+	}
+	config, _ := id.ConfigForPeer("")
+	ctx := within(t)
+	held, letGo := context.WithCancel(ctx)
+	defer letGo()
+	config.VerifyPeerCertificate = func([][]byte, [][]*x509.Certificate) error { <-held.Done(); return errors.New("no") }
+	var wg sync.WaitGroup
+	for range 2 * maxPendingIP {
+		wg.Go(func() {
+			if c, err := from.Dial(ctx, to, config, nil); err == nil {
+				c.CloseWithError(0, "")
+				t.Error("a handshake is done that cannot be")
+			}
+		})
+	}
+	until(t, "the crowd is counted", func() bool { return r.Status().Crowded > 0 })
+	pending := func() int {
+		r.bulk.door.mu.Lock()
+		defer r.bulk.door.mu.Unlock()
+		return r.bulk.door.total
+	}
+	if got := pending(); got > maxPendingIP {
+		t.Errorf("%d handshakes are pending", got)
+	}
+	letGo()
+	wg.Wait()
+	until(t, "no handshake is pending", func() bool { return pending() == 0 })
+	if got := heard.first.Load() & 0xf0; got != 0xf0 { // RFC 9000, 17.2.5
+		t.Errorf("the first answer begins with %x, want a Retry", got)
+	}
+}
+
+// firstPacket remembers the first byte of the first packet.
+type firstPacket struct {
+	net.PacketConn
+	first atomic.Uint32
+}
+
+func (f *firstPacket) ReadFrom(p []byte) (int, net.Addr, error) {
+	n, from, err := f.PacketConn.ReadFrom(p)
+	if n > 0 {
+		f.first.CompareAndSwap(0, uint32(p[0]))
+	}
+	return n, from, err
 }
 
 // libp2p's own limit is eight connections from one address, loopback exempt. A
