@@ -58,8 +58,8 @@ type Peer struct {
 	ID    peer.ID // of an Ed25519 key
 	Class Class   // exactly one
 	Site  string  // the place it stands at: a label of at most 128 bytes, may be empty
-	// Bulk and Ledger are what others dial, per host, at most 16 each, the
-	// preferred first. A TicketHolder has none.
+	// Bulk and Ledger are what others dial, per host, at most 16 each, in no
+	// order: TCP is tried before QUIC. A TicketHolder has none.
 	Bulk, Ledger []multiaddr.Multiaddr
 	// Until is when the gate stops admitting the peer, to the second; zero
 	// means never. Every TicketHolder has one.

@@ -84,8 +84,8 @@ func (x *routes) fill() {
 }
 
 // Announce queues the news that this node holds root, and returns at once. It
-// is told to the members closest to root, in the background; what fails is
-// logged. A record lives 48 hours and in memory: announce again what should be
+// is told to the members closest to root, in the background; those that cannot
+// be reached do not hear of it, without an error. A record lives 48 hours and in memory: announce again what should be
 // found for longer. The error is ErrBusy, or ctx's.
 func (r *Road) Announce(ctx context.Context, root cid.Cid) error {
 	if !root.Defined() {
