@@ -186,7 +186,7 @@ func TestE2_AddressesComeFromTheListAlone(t *testing.T) {
 		t.Fatal(err)
 	}
 	until(t, "found", func() bool { return len(holders(t, roads[0], c)) == 1 })
-	ps := routeHost{roads[0].bulk.host}.Peerstore()
+	ps := roads[0].routes.kad.Host().Peerstore() // as Kademlia has it
 	ps.AddAddrs(roads[1].Self(), addrs("/ip4/192.0.2.66/tcp/1"), time.Hour)
 	ps.SetAddrs(roads[1].Self(), addrs("/ip4/192.0.2.66/tcp/1"), time.Hour)
 	for _, id := range []peer.ID{roads[1].Self(), roads[2].Self()} {
