@@ -5,12 +5,16 @@ import (
 	"net"
 	"net/http"
 	"slices"
+	"time"
 
 	"github.com/valise-mail/valise/node/web"
 )
 
 //go:embed home.html
 var appTemplates embed.FS
+
+// bodyWait is how long a face waits for the end of a body that it does not want.
+const bodyWait = 15 * time.Second
 
 // serveApp serves the app face: how to set up a mail program, until there is a
 // drive to log in to. Another host than the public name is refused with 421 (F1).
@@ -26,6 +30,7 @@ func (n *Node) serveApp(l net.Listener) error {
 	origin := originOf(n.cfg.Public.App, n.faces.app, n.faces.tls != nil)
 	hosts := append(n.loopbackHosts(n.faces.app), origin.Host)
 	n.serveHTTP("app", l, http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		web.NoBody(w, r, bodyWait)
 		switch {
 		case !slices.Contains(hosts, r.Host):
 			http.Error(w, "this host is not served here", http.StatusMisdirectedRequest)

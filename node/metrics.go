@@ -8,6 +8,8 @@ import (
 	"github.com/prometheus/client_golang/prometheus"
 	"github.com/prometheus/client_golang/prometheus/collectors"
 	"github.com/prometheus/client_golang/prometheus/promhttp"
+
+	"github.com/valise-mail/valise/node/web"
 )
 
 // serveMetrics serves /metrics, /healthz (this process works) and /readyz (this
@@ -43,7 +45,10 @@ func (n *Node) serveMetrics(l net.Listener) error {
 			answerHealth(w, true, "")
 		}
 	})
-	n.serveHTTP("metrics", l, mux)
+	n.serveHTTP("metrics", l, http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		web.NoBody(w, r, bodyWait)
+		mux.ServeHTTP(w, r)
+	}))
 	return nil
 }
 

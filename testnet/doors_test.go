@@ -1,6 +1,7 @@
 package testnet
 
 import (
+	"bufio"
 	"bytes"
 	"context"
 	"encoding/base64"
@@ -9,6 +10,7 @@ import (
 	"net/http"
 	"strings"
 	"testing"
+	"time"
 
 	"github.com/google/go-cmp/cmp"
 	"github.com/libp2p/go-libp2p/core/network"
@@ -187,6 +189,33 @@ type noLane struct{}
 func (noLane) Handle(string, func(network.Stream)) {}
 func (noLane) Dial(context.Context, peer.ID, string) (network.Stream, error) {
 	return nil, net.ErrClosed
+}
+
+// Promise 6: no web face waits for a body that a stranger announces and does not send.
+func TestPromise6_AnnouncedBodyIsNotWaitedFor(t *testing.T) {
+	t.Parallel()
+	v, ctx := village(t, Config{Sites: []string{"berlin"}})
+	l := v.Houses[0].cfg.Listen
+	for face, addr := range map[string]string{"files": l.Files, "app": l.App, "metrics": l.Metrics} {
+		conn, err := new(net.Dialer).DialContext(ctx, "tcp", addr)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if err := conn.SetDeadline(time.Now().Add(startBound)); err != nil {
+			t.Fatal(err)
+		}
+		fmt.Fprintf(conn, "POST / HTTP/1.1\r\nHost: %s\r\nContent-Length: 1000\r\n\r\nabc", addr)
+		resp, err := http.ReadResponse(bufio.NewReader(conn), nil)
+		conn.Close()
+		if err != nil {
+			t.Errorf("%s face: %v", face, err)
+			continue
+		}
+		if resp.StatusCode < 400 || !resp.Close {
+			t.Errorf("%s face: got %s, connection closes: %v", face, resp.Status, resp.Close)
+		}
+	}
+	verify(t, ctx, v)
 }
 
 // G4: a node that is cut off and never heard of a grant does not refuse a

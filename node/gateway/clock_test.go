@@ -154,3 +154,52 @@ func TestPageIsNotWaitedFor(t *testing.T) {
 		}
 	})
 }
+
+// Promise 6: a body that is announced and does not come is not waited for, and no download ends because of it.
+func TestBodyIsNotWaitedFor(t *testing.T) {
+	t.Parallel()
+	for name, tt := range map[string]struct {
+		request string
+		status  int
+	}{
+		"POST with a length":  {"POST " + good + " HTTP/1.1\r\nHost: files.example.org\r\nContent-Length: 1000\r\n\r\nabc", 405},
+		"POST in chunks":      {"POST " + good + " HTTP/1.1\r\nHost: files.example.org\r\nTransfer-Encoding: chunked\r\n\r\n3\r\nabc\r\n", 405},
+		"POST that asks":      {"POST " + good + " HTTP/1.1\r\nHost: files.example.org\r\nExpect: 100-continue\r\nContent-Length: 1000\r\n\r\n", 405},
+		"GET with a length":   {"GET /a/bafysent/TOK-no/x HTTP/1.1\r\nHost: files.example.org\r\nContent-Length: 1000\r\n\r\nabc", 403},
+		"GET of a large file": {"GET /a/bafysent/TOK-big/big.bin HTTP/1.1\r\nHost: files.example.org\r\nContent-Length: 3\r\n\r\nabc", 200},
+	} {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			synctest.Test(t, func(t *testing.T) {
+				lib := newMemory()
+				const size = 100 * copyBuffer
+				lib.grants["TOK-big"] = endless(size, 0, nil)
+				c := connect(t, lib, ConnContext)
+				began := time.Now()
+				if _, err := io.WriteString(c, tt.request); err != nil {
+					t.Fatal(err)
+				}
+				resp, err := http.ReadResponse(bufio.NewReader(c), nil)
+				if err != nil || resp.StatusCode != tt.status || time.Since(began) > 0 {
+					t.Fatalf("after %s: got %v, %v", time.Since(began), resp, err)
+				}
+				n := int64(0)
+				for err == nil && n < size {
+					var m int64
+					m, err = io.CopyN(io.Discard, resp.Body, 2*copyBuffer)
+					n += m
+					time.Sleep(50 * time.Second)
+				}
+				if tt.status == 200 && n != size {
+					t.Errorf("the download ended after %d bytes: %v", n, err)
+				}
+				if n, err := io.Copy(io.Discard, c); n > 0 || err != nil {
+					t.Errorf("want the end of the connection, got %d bytes, %v", n, err)
+				}
+				if waited := time.Since(began); tt.status != 200 && waited > 2*time.Minute {
+					t.Errorf("the connection ended after %s", waited)
+				}
+			})
+		})
+	}
+}

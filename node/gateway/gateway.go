@@ -94,6 +94,7 @@ func New(c Config) (*Gateway, error) {
 // ServeHTTP answers one request. It changes nothing, whoever asks and however (G3).
 func (g *Gateway) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	g.keepMoving(http.NewResponseController(w))
+	web.NoBody(w, r, g.c.Stall)
 	g.route(w, r)
 }
 

@@ -15,6 +15,7 @@ import (
 	"net/http"
 	"strconv"
 	"strings"
+	"time"
 )
 
 //go:embed layout.html style.css icon.svg
@@ -116,6 +117,22 @@ func Headers(h http.Header, lang Lang) {
 	h.Set("Referrer-Policy", "no-referrer")
 	h.Set("X-Content-Type-Options", "nosniff")
 	h.Set("X-Robots-Tag", "noindex, nofollow")
+}
+
+// NoBody is for faces that want nothing but a request's header. What a client
+// announces to follow it and does not send, net/http would wait for without end, before it
+// answers and after: so the connection ends with the answer, and the wait after
+// wait.
+func NoBody(w http.ResponseWriter, r *http.Request, wait time.Duration) {
+	if r.ContentLength == 0 {
+		return
+	}
+	if r.ProtoMajor == 1 { // on HTTP/2 it would end the other streams, too; there only this one is reset
+		w.Header().Set("Connection", "close")
+	}
+	// The body stays unread, so that no reading ahead in the background meets
+	// this deadline in a long answer. Writers that know none, as in tests, have none.
+	_ = http.NewResponseController(w).SetReadDeadline(time.Now().Add(wait))
 }
 
 // Asset serves path if it is the style sheet or the icon, and says whether it did.
