@@ -56,6 +56,12 @@ func TestG5_Answers(t *testing.T) {
 		{name: "resume changed", path: "/a/bafysent/TOK-changed/report.pdf", headers: []string{"Range", "bytes=5-", "If-Range", `"bafysent"`}, status: 200, mediaType: "application/pdf", cache: "private, no-cache", body: "=the newer one"},
 		{name: "resume by time starts over", path: good, headers: []string{"Range", "bytes=5-", "If-Range", "Fri, 20 Nov 2026 09:41:00 GMT"}, status: 200, mediaType: "application/pdf", cache: "private, no-cache", body: "=" + string(report)},
 		{name: "too many ranges", path: good, headers: []string{"Range", "bytes=0-0" + strings.Repeat(",2-2", maxRanges)}, status: 200, mediaType: "application/pdf", cache: "private, no-cache", body: "=" + string(report)},
+		{name: "ranges in another unit", path: good, headers: []string{"Range", "lines=1-2"}, status: 200, mediaType: "application/pdf", cache: "private, no-cache", body: "=" + string(report)},
+		{name: "range the wrong way round", path: good, headers: []string{"Range", "bytes=5-2"}, status: 416, mediaType: fault, cache: "no-store"},
+		{name: "only this version", path: good, headers: []string{"If-Match", `"bafysent"`, "Range", "bytes=0-0"}, status: 206, mediaType: "application/pdf", cache: "private, no-cache", body: "=0"},
+		{name: "only another version", path: good, headers: []string{"If-Match", `"bafynew"`}, status: 412, mediaType: fault, cache: "no-store", body: "precondition failed"},
+		{name: "only another version, head", method: "HEAD", path: good, headers: []string{"If-Match", `"bafynew"`}, status: 412, mediaType: fault, cache: "no-store", body: "="},
+		{name: "only another version, for a person", path: good + "?dl=1", headers: []string{"If-Match", `"bafynew"`, "Accept", browser}, status: 412, mediaType: page, cache: "no-store", body: "Start the download anew"},
 		{name: "A4 newest", path: "/a/bafysent/TOK-changed/report.pdf", status: 200, mediaType: "application/pdf", cache: "private, no-cache", body: "=the newer one", header: `ETag: "bafynew"`},
 		{name: "A4 as sent", path: "/a/bafysent/TOK-changed/report.pdf?v=sent", status: 200, mediaType: "application/pdf", cache: "private, no-cache", body: "=" + string(report), header: `ETag: "bafysent"`},
 		{name: "empty file", path: "/a/bafysent/TOK-empty/empty.txt", status: 200, mediaType: "text/plain", cache: "private, no-cache", body: "=", header: "Content-Length: 0"},
@@ -118,6 +124,9 @@ func TestG5_Answers(t *testing.T) {
 			}
 			if strings.HasPrefix(tt.path, "/a/") || strings.HasPrefix(tt.path, "/m/") {
 				wantPrivate(t, w.Header())
+			}
+			if d := w.Header().Get("Content-Disposition"); strings.HasPrefix(d, "attachment; ") != (tt.cache == "private, no-cache") {
+				t.Errorf("F2: status %d with Content-Disposition %q", w.Code, d)
 			}
 			if tt.mediaType == fault {
 				wantProblem(t, tt.status, method, w.Body.Bytes())

@@ -29,7 +29,7 @@ func (g *Gateway) serveBytes(w http.ResponseWriter, r *http.Request, req Request
 	if !o.Modified.IsZero() {
 		h.Set("Last-Modified", o.Modified.UTC().Format(http.TimeFormat))
 	}
-	if strings.Count(r.Header.Get("Range"), ",") >= maxRanges {
+	if ranges := r.Header.Get("Range"); ranges != "" && !answered(ranges) {
 		r = r.Clone(r.Context())
 		r.Header.Del("Range")
 	}
@@ -40,4 +40,10 @@ func (g *Gateway) serveBytes(w http.ResponseWriter, r *http.Request, req Request
 	// made in one second, or by nodes whose clocks disagree (R6).
 	http.ServeContent(t, r, "", time.Time{}, t.body)
 	t.finish()
+}
+
+// answered says whether a Range header is one that we answer. A unit that is
+// not ours must be ignored (RFC 9110, 14.2); ServeContent would refuse it.
+func answered(ranges string) bool {
+	return strings.HasPrefix(ranges, "bytes=") && strings.Count(ranges, ",") < maxRanges
 }

@@ -33,6 +33,7 @@ var (
 	notFound      = &refusal{status: http.StatusNotFound, title: "not found", words: notFoundWords}
 	wrongMethod   = &refusal{status: http.StatusMethodNotAllowed, title: "method not allowed", words: methodWords}
 	wrongRange    = &refusal{status: http.StatusRequestedRangeNotSatisfiable, title: "range not satisfiable", words: rangeWords}
+	changed       = &refusal{status: http.StatusPreconditionFailed, title: "precondition failed", words: changedWords}
 	misdirected   = &refusal{status: http.StatusMisdirectedRequest, title: "misdirected request", words: misdirectedWords}
 )
 

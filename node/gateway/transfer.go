@@ -51,11 +51,18 @@ func (g *Gateway) newTransfer(w http.ResponseWriter, r *http.Request, req Reques
 func (t *transfer) WriteHeader(status int) {
 	switch {
 	case status == http.StatusRequestedRangeNotSatisfiable:
-		t.refuse(nil)
+		t.refuse()
+		t.g.refuse(t.ResponseWriter, t.r, wrongRange)
+		return
+	case status == http.StatusPreconditionFailed:
+		t.refuse()
+		t.g.refuse(t.ResponseWriter, t.r, changed)
 		return
 	case status < 300 && t.r.Method != http.MethodHead:
 		if err := t.open(); err != nil {
-			t.refuse(err)
+			t.refuse()
+			t.Header().Del("Content-Range")
+			t.g.fail(t.ResponseWriter, t.r, err)
 			return
 		}
 		t.watcher.Go(t.watch)
@@ -73,19 +80,12 @@ func (t *transfer) open() error {
 	return t.body.prepare()
 }
 
-// refuse answers err, or a range that cannot be, in place of the bytes.
-func (t *transfer) refuse(err error) {
+// refuse takes back what was said of the bytes: another answer follows in their place.
+func (t *transfer) refuse() {
 	t.refused = true
-	h := t.Header()
 	for _, k := range []string{"Accept-Ranges", "Content-Disposition", "Content-Length", "ETag", "Last-Modified"} {
-		h.Del(k)
+		t.Header().Del(k)
 	}
-	if err != nil {
-		h.Del("Content-Range")
-		t.g.fail(t.ResponseWriter, t.r, err)
-		return
-	}
-	t.g.refuse(t.ResponseWriter, t.r, wrongRange)
 }
 
 // Write implements io.Writer.

@@ -80,6 +80,10 @@ var (
 		web.English: {"The download cannot go on from there", "The file is shorter than the part asked for: it may have changed since the download began.", "Start the download anew."},
 		web.Chinese: {"无法从该位置继续下载", "文件比所请求的部分更短，可能在下载开始后已被更新。", "请重新下载。"},
 	}
+	changedWords = map[web.Lang]refusalWords{
+		web.English: {"The file is another version now", "The request asked for one version only, and the sender has changed the file since.", "Start the download anew."},
+		web.Chinese: {"文件已有新版本", "请求只接受某一版本，而发件人此后更新了文件。", "请重新下载。"},
+	}
 	misdirectedWords = map[web.Lang]refusalWords{
 		web.English: {"This server does not answer to that name", "The request named another host.", "Open the link exactly as it stands in the message."},
 		web.Chinese: {"此服务器不使用该名称", "请求中的主机名不正确。", "请按邮件中的原样打开链接。"},
