@@ -117,6 +117,7 @@ func (g *Gateway) route(w http.ResponseWriter, r *http.Request) {
 		g.serveLanding(w, r, l)
 	case r.URL.Path == "/robots.txt":
 		w.Header().Set("Content-Type", "text/plain; charset=utf-8")
+		w.Header().Set("X-Content-Type-Options", "nosniff")
 		_, _ = io.WriteString(w, "User-agent: *\nDisallow: /\n")
 	case g.look.Asset(w, r):
 	default:
