@@ -152,7 +152,7 @@ func (l *Look) Asset(w http.ResponseWriter, r *http.Request) bool {
 		h.Set("Content-Security-Policy", "default-src 'none'; style-src 'unsafe-inline'; sandbox")
 		h.Set("X-Content-Type-Options", "nosniff")
 		h.Set("Cross-Origin-Resource-Policy", "same-origin")
-		if path == a.path() {
+		if r.URL.Path == a.path() { // not /favicon.ico, which keeps its name when the icon changes
 			h.Set("Cache-Control", "public, max-age=31536000, immutable")
 		} else {
 			h.Set("Cache-Control", "no-store")

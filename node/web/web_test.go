@@ -4,12 +4,15 @@ import (
 	"encoding/xml"
 	"io"
 	"math"
+	"net/http"
 	"net/http/httptest"
 	"regexp"
 	"strings"
 	"testing"
 	"testing/fstest"
 	"time"
+
+	"github.com/google/go-cmp/cmp"
 )
 
 func TestChooseLang(t *testing.T) {
@@ -115,7 +118,7 @@ func TestAssets(t *testing.T) {
 		{style, "text/css; charset=utf-8", "public, max-age=31536000, immutable", true},
 		{"/-/style-0123456789abcdef.css", "text/css; charset=utf-8", "no-store", true}, // of another version of this program
 		{l.assets[1].path(), "image/svg+xml", "public, max-age=31536000, immutable", true},
-		{"/favicon.ico", "image/svg+xml", "public, max-age=31536000, immutable", true},
+		{"/favicon.ico", "image/svg+xml", "no-store", true},
 		{"/-/layout.html", "", "", false},
 		{"/-/", "", "", false},
 		{"/style.css", "", "", false},
@@ -131,6 +134,27 @@ func TestAssets(t *testing.T) {
 				t.Errorf("%s %s: %d bytes", method, tt.path, w.Body.Len())
 			}
 		}
+	}
+}
+
+// F3: what every page forbids.
+func TestF3_Headers(t *testing.T) {
+	t.Parallel()
+	got := http.Header{}
+	Headers(got, Chinese)
+	want := http.Header{
+		"Content-Type":                 {"text/html; charset=utf-8"},
+		"Content-Language":             {"zh-CN"},
+		"Content-Security-Policy":      {"default-src 'none'; style-src 'self'; img-src 'self'; base-uri 'none'; form-action 'none'; frame-ancestors 'none'"},
+		"Cache-Control":                {"no-store"},
+		"Cross-Origin-Opener-Policy":   {"same-origin"},
+		"Cross-Origin-Resource-Policy": {"same-origin"},
+		"Referrer-Policy":              {"no-referrer"},
+		"X-Content-Type-Options":       {"nosniff"},
+		"X-Robots-Tag":                 {"noindex, nofollow"},
+	}
+	if diff := cmp.Diff(want, got); diff != "" {
+		t.Error(diff)
 	}
 }
 
