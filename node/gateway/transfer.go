@@ -146,7 +146,11 @@ func (t *transfer) watch() {
 			return
 		case <-tick.C:
 		}
-		if err := t.g.c.Library.Still(t.ctx, t.req); err != nil {
+		err := t.g.c.Library.Still(t.ctx, t.req)
+		if t.ctx.Err() != nil {
+			return // it ended meanwhile: all was sent, and err may be a consequence
+		}
+		if err != nil {
 			t.cancel(fmt.Errorf("no longer allowed: %w", err))
 			t.drop()
 			return

@@ -13,7 +13,9 @@ import (
 	"net"
 	"net/http"
 	"net/http/httptest"
+	"net/http/httptrace"
 	"strings"
+	"sync"
 	"syscall"
 	"testing"
 	"time"
@@ -342,6 +344,43 @@ func TestG5_StillFailsClosed(t *testing.T) {
 				t.Error("the download went on to its end")
 			}
 		})
+	}
+}
+
+// patient is a Library whose Still takes as long as the transfer does, and then says that it was ended.
+type patient struct{ *memory }
+
+func (patient) Still(ctx context.Context, _ Request) error {
+	<-ctx.Done()
+	return ctx.Err()
+}
+
+// A download that went out whole is left alone, though it was being decided anew when it ended.
+func TestG5_WholeDownloadIsNotCut(t *testing.T) {
+	t.Parallel()
+	s := serve(t, patient{newMemory()}, func(c *Config) { c.Still = time.Nanosecond })
+	var conns sync.Map
+	for range 200 {
+		r, err := http.NewRequestWithContext(httptrace.WithClientTrace(t.Context(), &httptrace.ClientTrace{
+			GotConn: func(i httptrace.GotConnInfo) { conns.Store(i.Conn.LocalAddr().String(), true) },
+		}), "GET", s.URL+good, nil)
+		if err != nil {
+			t.Fatal(err)
+		}
+		resp, err := s.Client().Do(r)
+		if err != nil {
+			t.Fatal(err)
+		}
+		got, err := io.ReadAll(resp.Body)
+		resp.Body.Close()
+		if err != nil || !bytes.Equal(got, report) {
+			t.Fatalf("%d bytes, %v", len(got), err)
+		}
+	}
+	n := 0
+	conns.Range(func(any, any) bool { n++; return true })
+	if n > 1 {
+		t.Errorf("%d connections for one client's downloads: whole ones were cut", n)
 	}
 }
 
