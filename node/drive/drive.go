@@ -226,19 +226,3 @@ func List(tx authz.Reader, account authz.AccountID, container string) iter.Seq2[
 		}
 	}
 }
-
-// Roots yields every root that any version of any file refers to, with its
-// file: what must be readable on the cluster.
-func Roots(tx authz.Reader) iter.Seq2[authz.FileID, Version] {
-	return func(yield func(authz.FileID, Version) bool) {
-		for k, data := range tx.Scan(versionKeys, replication.PrefixEnd(versionKeys)) {
-			v, err := decodeVersion(k, data)
-			if err != nil {
-				continue
-			}
-			if !yield(versionFile(k), v) {
-				return
-			}
-		}
-	}
-}

@@ -197,14 +197,4 @@ func TestListIsByName(t *testing.T) {
 	if diff := cmp.Diff([]string{"a.txt q", "a.txt s", "b.txt p", "照片.png r"}, got); diff != "" {
 		t.Error(diff)
 	}
-	roots := 0
-	for id, v := range Roots(m) {
-		if _, got, err := WithRoot(m, id, v.Root); err != nil || got.Number != v.Number {
-			t.Errorf("%s: %v, %v", id, got, err)
-		}
-		roots++
-	}
-	if roots != 5 {
-		t.Errorf("got %d roots, want 5", roots)
-	}
 }
