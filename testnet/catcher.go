@@ -22,6 +22,7 @@ type Catcher struct {
 
 	mu       sync.Mutex // guards the fields below
 	messages []Caught
+	refused  []Caught
 	arrived  chan struct{} // closed and replaced at each message
 	refuse   error
 	drop     bool
@@ -80,6 +81,13 @@ func (c *Catcher) Messages() []Caught {
 	return slices.Clone(c.messages)
 }
 
+// Refused returns what was refused so far: whoever saw it has its links.
+func (c *Catcher) Refused() []Caught {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	return slices.Clone(c.refused)
+}
+
 // Next waits for message number n, counted from 0.
 func (c *Catcher) Next(ctx context.Context, n int) (Caught, error) {
 	for {
@@ -134,6 +142,7 @@ func (s *catching) Data(r io.Reader) error {
 	s.c.mu.Lock()
 	defer s.c.mu.Unlock()
 	if s.c.refuse != nil {
+		s.c.refused = append(s.c.refused, s.m)
 		return s.c.refuse
 	}
 	s.c.messages = append(s.c.messages, s.m)
