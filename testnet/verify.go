@@ -30,6 +30,11 @@ func (v *Village) Promise(link string, content []byte) {
 // through every node and that all copies of the ledger are equal. Then it
 // closes the village and checks that nothing of it is left running.
 func (v *Village) Verify(ctx context.Context) error {
+	for _, h := range v.Houses {
+		if !h.Running() {
+			return errors.Join(fmt.Errorf("%s is not running", h.Name), v.Close())
+		}
+	}
 	err := errors.Join(v.verifyFiles(ctx), v.verifyLedgers(ctx))
 	return errors.Join(err, v.Close(), v.verifyGone(ctx))
 }
@@ -80,8 +85,14 @@ func (v *Village) verifyLedgers(ctx context.Context) error {
 
 var goroutineStart = regexp.MustCompile(`(?m)^\d+ @ `)
 
-// verifyGone looks for goroutines with this village's label.
-func (v *Village) verifyGone(ctx context.Context) error {
+// verifyGone looks for goroutines with this village's label, other than the
+// one that asks: it puts the label off.
+func (v *Village) verifyGone(ctx context.Context) (err error) {
+	pprof.Do(context.Background(), pprof.Labels(), func(context.Context) { err = v.waitGone(ctx) })
+	return err
+}
+
+func (v *Village) waitGone(ctx context.Context) error {
 	return v.Wait(ctx, "goroutines to end", func() (bool, error) {
 		var buf bytes.Buffer
 		if err := pprof.Lookup("goroutine").WriteTo(&buf, 1); err != nil {

@@ -12,6 +12,7 @@ import (
 	"net/http"
 	"net/textproto"
 	"os"
+	"runtime/pprof"
 	"strings"
 	"testing"
 	"time"
@@ -44,6 +45,8 @@ func village(t *testing.T, c Config) (*Village, context.Context) {
 		t.Fatal(err)
 	}
 	t.Cleanup(func() { v.Close() })
+	// What a node starts for a test that asks it directly carries the label, too.
+	pprof.SetGoroutineLabels(pprof.WithLabels(context.Background(), pprof.Labels("village", v.label)))
 	return v, ctx
 }
 
@@ -259,8 +262,16 @@ func TestA4_ChangedFileReachesSentLink(t *testing.T) {
 	}
 	link := onlyLink(t, ctx, v, caught)
 	file := fileBehind(t, ctx, v, p, "plan.bin")
-	if _, err := v.Houses[2].Node().Admin().Put(ctx, api.PutRequest{Account: p.Address, Name: "plan.bin", Replace: file}, bytes.NewReader(changed)); err != nil {
+	put, err := v.Houses[2].Node().Admin().Put(ctx, api.PutRequest{Account: p.Address, Name: "plan.bin", Replace: file}, bytes.NewReader(changed))
+	if err != nil {
 		t.Fatal(err)
+	}
+	for i, h := range v.Houses { // acknowledged is not yet heard of everywhere
+		if err := v.Wait(ctx, h.Name+" to know the new version", func() (bool, error) {
+			return knock(t, ctx, v, i, http.MethodHead, link, "", nil).Header.Get("Etag") == `"`+put.CID+`"`, nil
+		}); err != nil {
+			t.Fatal(err)
+		}
 	}
 	v.Promise(link, changed)
 	v.Promise(link+"?v=sent", old)
