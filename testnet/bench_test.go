@@ -29,6 +29,7 @@ func benchVillage(b *testing.B, sites ...string) (*Village, context.Context, Per
 	v, err := Open(ctx, Config{Sites: sites, Dir: b.TempDir(), Logger: slog.New(slog.DiscardHandler), Adjust: func(_ int, c *node.Config) {
 		c.Copies.Wanted, c.Copies.Ack = 2, 2
 		c.Store.Cache = 32 << 20
+		c.Seams.Fast = false
 	}})
 	if err != nil {
 		b.Fatal(err)
