@@ -38,9 +38,9 @@ func TestJ4_PinnedFileDoesNotFollow(t *testing.T) {
 	}
 }
 
-// refusals are one case for each reason, in the order of G1. Each world is spoilt from its step on and at every later
-// one, so that an answer from a wrong step shows.
-func TestG1_EachStepRefuses(t *testing.T) {
+// One case for each reason, in the order of G1. The world is spoilt at that step and, as a rule, at a later one, too, so
+// that an answer from a wrong step shows.
+func TestG1B5B6B7B8_EachStepRefuses(t *testing.T) {
 	t.Parallel()
 	wrongName := func(a *Ask) { a.Name = "other.pdf" }
 	tests := []struct {
