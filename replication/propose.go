@@ -24,7 +24,7 @@ type attempt struct {
 
 	// guarded by proposer.mu
 	flying   bool // on its way to a leader
-	proposed bool // an earlier trip may have reached one
+	proposed bool // an earlier trip may have reached one, or did
 	done     bool // nothing more to send: durable, refused or given up
 }
 
@@ -206,7 +206,7 @@ func (p *proposer) sent(batch []*attempt, result sendResult) {
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	for _, a := range batch {
-		a.proposed = a.proposed || a.flying && result == sendUncertain
+		a.proposed = a.proposed || a.flying && result != sendNoLeader
 		a.flying = false
 		switch {
 		case a.done:
