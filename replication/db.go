@@ -80,7 +80,8 @@ func Create(c Config, bootstrap bool) error {
 }
 
 // Open starts the ledger in c.Dir. It refuses with ErrNoLedger where none was
-// created (L10). If it returns an error, nothing is left running.
+// created (L10). If it returns an error, nothing is left running, unless the disk
+// failed and Pebble waits for it.
 func Open(ctx context.Context, c Config) (*DB, error) {
 	if err := c.Validate(); err != nil {
 		return nil, err
@@ -92,16 +93,46 @@ func Open(ctx context.Context, c Config) (*DB, error) {
 	db := &DB{c: c, self: c.ID.String(), start: time.Now(), done: make(chan struct{}), wanted: make(chan struct{}, 1)}
 	db.ctx, db.cancel = context.WithCancel(context.Background())
 	db.fatal = newFatal(c.Logger)
-	if err := db.openFiles(); err != nil {
+	if err := db.open(); err != nil {
 		db.cancel()
 		return nil, fmt.Errorf("open ledger: %w", err)
 	}
-	if err := db.openRaft(); err != nil {
-		db.cancel()
-		return nil, errors.Join(fmt.Errorf("open ledger: %w", err), db.closeFiles())
-	}
 	db.startLoops()
 	return db, nil
+}
+
+// open opens files and raft. A failing disk parks whoever writes (L11); here nobody
+// has a DB to close yet, so open itself lets go of it.
+func (db *DB) open() error {
+	result := make(chan error, 1)
+	go func() {
+		defer close(result) // parked, then let go: without a result
+		err := db.openFiles()
+		if err == nil {
+			if err = db.openRaft(); err != nil {
+				err = errors.Join(err, db.closeFiles())
+			}
+		}
+		result <- err
+	}()
+	select {
+	case err := <-result:
+		return err
+	case <-db.fatal.down:
+	}
+	db.fatal.unparkAll()
+	select {
+	case err, ended := <-result:
+		if ended && err == nil {
+			return nil // what failed was not needed to open; Fatal tells of it
+		}
+		if db.transport != nil {
+			db.transport.Close()
+		}
+		db.abandonFiles()
+	case <-time.After(abandonTime): // stuck in Pebble; left behind
+	}
+	return <-db.fatal.failed
 }
 
 // openFiles opens log and state and brings them together. On error all is closed.

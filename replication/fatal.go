@@ -51,6 +51,18 @@ func (f *fatal) isDown() bool {
 	}
 }
 
+// background hears of a flush or compaction that failed: a write of the ledger like
+// any other. Pebble holds its lock here and will try again at once, for ever; once
+// nobody reads this database any more, that ends.
+func (f *fatal) background(err error) {
+	f.report(fmt.Errorf("ledger storage: %w", err))
+	select {
+	case <-f.release:
+		runtime.Goexit()
+	default:
+	}
+}
+
 func (f *fatal) unparkAll() { f.unpark.Do(func() { close(f.release) }) }
 
 // pebbleLogger is Pebble's logger: quiet, and parking where Pebble would exit.

@@ -185,3 +185,44 @@ func TestL10_StrangersAreDropped(t *testing.T) {
 		t.Errorf("spoke for another: status %d", status)
 	}
 }
+
+// steadyFolders lets folders be synced still: where they cannot be, Pebble panics in
+// a goroutine of its own.
+type steadyFolders struct{ *failingFS }
+
+func (f steadyFolders) OpenDir(name string) (vfs.File, error) { return f.FS.OpenDir(name) }
+
+// A disk that fails while the ledger opens makes Open say so, at whatever write it
+// happens, and does not wait for ever (L11).
+func TestL11_OpenOnAFailingDisk(t *testing.T) {
+	t.Parallel()
+	lane := newTestLane(t)
+	mem := crashableDisk(t)
+	c := testConfig(t, lane, "/data/ledger", "berlin")
+	c.FS = mem
+	if err := Create(c, true); err != nil {
+		t.Fatal(err)
+	}
+	for stop, opened := int64(1), false; !opened; stop++ {
+		disk := &failingFS{FS: mem.CrashClone(vfs.CrashCloneCfg{})}
+		disk.left.Store(stop)
+		c.FS = steadyFolders{disk}
+		result := make(chan error, 1)
+		go func() {
+			db, err := Open(t.Context(), c)
+			if err == nil {
+				opened = true
+				err = db.Close()
+			}
+			result <- err
+		}()
+		select {
+		case err := <-result:
+			if !opened && !errors.Is(err, errDisk) && !strings.Contains(err.Error(), errDisk.Error()) {
+				t.Errorf("stopped at %d: %v", stop, err)
+			}
+		case <-time.After(patience):
+			t.Fatalf("stopped at %d: Open waits for ever", stop)
+		}
+	}
+}

@@ -44,6 +44,7 @@ func (f *folder) path(name string) string { return f.fs.PathJoin(f.dir, name) }
 func (f *folder) options() *pebble.Options {
 	o := &pebble.Options{
 		FS: f.fs, Cache: f.cache, Logger: pebbleLogger{f.fatal},
+		EventListener:               &pebble.EventListener{BackgroundError: f.fatal.background},
 		FormatMajorVersion:          pebble.FormatTableFormatV6,
 		MemTableSize:                memTable,
 		MemTableStopWritesThreshold: 4,
