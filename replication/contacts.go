@@ -22,8 +22,17 @@ type contacts struct {
 
 	mu    sync.Mutex
 	peers map[string]*contact
+	term  uint64         // which this node leads, or led last
+	since time.Time      // when that began
+	due   map[string]due // what is waited for in that term, by server
 	// waits are looked at after each answer; those that are content are closed.
 	waits []*contactWait
+}
+
+// A due is an index that a server is to have synced, and since when.
+type due struct {
+	index uint64
+	since time.Time
 }
 
 type contactWait struct {
@@ -108,6 +117,32 @@ func (c *contacts) lookup(id string, term uint64) contact {
 		return contact{answered: p.answered}
 	}
 	return *p
+}
+
+// leads notes that this node leads a term, from the first call on.
+func (c *contacts) leads(term uint64) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	if term > c.term {
+		c.term, c.since, c.due = term, c.now(), make(map[string]due)
+	}
+}
+
+// live says, with mu held, whether a server without index is worth waiting for (L3):
+// it answered within the time given, or nobody could expect that yet of a leader so
+// new; and it does not owe an index for longer. One whose disk hangs, or that is still
+// being sent the ledger, answers heartbeats all the same.
+func (c *contacts) live(id string, term, index uint64, within time.Duration) bool {
+	now, known := c.now(), c.lookup(id, term)
+	if now.Sub(known.answered) >= within && now.Sub(c.since) >= within {
+		return false
+	}
+	owes, ok := c.due[id]
+	if !ok || known.synced >= owes.index {
+		c.due[id] = due{index, now}
+		return true
+	}
+	return now.Sub(owes.since) < within
 }
 
 // wait returns a channel that is closed once content (called with mu held) is true,

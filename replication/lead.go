@@ -122,18 +122,17 @@ func (l *leader) durable(ctx context.Context, index uint64) error {
 		sites[string(s.ID)] = l.siteOf(string(s.ID))
 	}
 	own := l.siteOf(l.self)
+	l.heard.leads(term)
 	content := func() bool {
 		another := false
-		now := l.heard.now()
 		for id, site := range sites {
 			if site == own || id == l.self {
 				continue
 			}
-			c := l.heard.lookup(id, term)
-			if c.synced >= index {
+			if l.heard.lookup(id, term).synced >= index {
 				return true
 			}
-			another = another || now.Sub(c.answered) < l.siteLive
+			another = l.heard.live(id, term, index, l.siteLive) || another
 		}
 		return !another
 	}
@@ -170,6 +169,7 @@ func (l *leader) becomeReady(ctx context.Context) {
 	if l.raft.State() != raft.Leader || l.confirmed.Load() == term {
 		return
 	}
+	l.heard.leads(term)
 	err := l.await(ctx, l.raft.Apply(entryHeader(0), enqueueTime))
 	if err == nil && l.raft.State() == raft.Leader && l.raft.CurrentTerm() == term {
 		l.confirmed.Store(term)

@@ -1,0 +1,158 @@
+package replication
+
+import (
+	"slices"
+	"sync"
+	"testing"
+	"time"
+
+	"github.com/cockroachdb/pebble/v2/vfs"
+)
+
+// hangingFS is a disk whose syncs wait while it is hung.
+type hangingFS struct {
+	vfs.FS
+	mu   sync.Mutex
+	cond sync.Cond // on mu
+	hung bool
+}
+
+func newHangingFS() *hangingFS {
+	f := &hangingFS{FS: vfs.Default}
+	f.cond.L = &f.mu
+	return f
+}
+
+func (f *hangingFS) hang(hung bool) {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	f.hung = hung
+	f.cond.Broadcast()
+}
+
+func (f *hangingFS) pass() {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	for f.hung {
+		f.cond.Wait()
+	}
+}
+
+func (f *hangingFS) Create(name string, c vfs.DiskWriteCategory) (vfs.File, error) {
+	file, err := f.FS.Create(name, c)
+	return &hangingFile{file, f}, err
+}
+
+func (f *hangingFS) ReuseForWrite(old, name string, c vfs.DiskWriteCategory) (vfs.File, error) {
+	file, err := f.FS.ReuseForWrite(old, name, c)
+	return &hangingFile{file, f}, err
+}
+
+type hangingFile struct {
+	vfs.File
+	fs *hangingFS
+}
+
+func (f *hangingFile) Sync() error                  { f.fs.pass(); return f.File.Sync() }
+func (f *hangingFile) SyncData() error              { f.fs.pass(); return f.File.SyncData() }
+func (f *hangingFile) SyncTo(n int64) (bool, error) { f.fs.pass(); return f.File.SyncTo(n) }
+
+// leaderOf makes a node of that site lead, and returns it.
+func (v *village) leaderOf(site string) int {
+	v.Helper()
+	l := -1
+	v.until("a leader in "+site, func() bool {
+		if l = v.leader(); v.members[l].conf.Site == site {
+			return true
+		}
+		v.members[l].db.TransferLeadership(v.ctx())
+		return false
+	})
+	return l
+}
+
+// A leader that was elected a moment ago has heard from nobody yet. That does not make
+// the other site dead: until SiteLive has passed it waits for it.
+func TestL3_NewLeaderWaitsForTheOtherSite(t *testing.T) {
+	t.Parallel()
+	const siteLive = 4 * time.Second
+	v := newVillage(t, func(_ int, c *Config) { c.SiteLive = siteLive }, "berlin", "berlin", "paris")
+	l := v.leaderOf("berlin")
+	paris := slices.IndexFunc(v.members, func(m *member) bool { return m.conf.Site == "paris" })
+	v.cutOff(paris, true)
+	v.put(l, "behind", "x") // so that leadership goes to who has it
+	start := time.Now()
+	v.ok(v.members[l].db.TransferLeadership(v.ctx()))
+	next := v.leaderOf("berlin")
+	if next == l {
+		t.Fatal("the same leader")
+	}
+	v.put(next, "a", "1")
+	if d := time.Since(start); d < siteLive {
+		t.Errorf("acknowledged %s after the election, with one site", d)
+	}
+}
+
+// A disk that hangs does not stop its node's heartbeats, which need none. Its site
+// counts as dead all the same, and as live once it has caught up.
+func TestL3_HangingDiskIsADeadSite(t *testing.T) {
+	t.Parallel()
+	disk := newHangingFS()
+	v := newVillage(t, func(i int, c *Config) {
+		c.SiteLive, c.WriteTimeout = time.Second, 20*time.Second
+		if c.Site == "paris" {
+			c.FS = disk
+		}
+	}, "berlin", "berlin", "paris")
+	defer disk.hang(false)
+	l := v.leaderOf("berlin")
+	disk.hang(true)
+	for range 3 {
+		v.put(l, "a", "1")
+	}
+	disk.hang(false)
+	v.put(l, "b", "2")
+	v.until("paris to have it", func() bool { _, ok := get(v.members[2].db, "b"); return ok })
+}
+
+func TestL3_LiveSite(t *testing.T) {
+	t.Parallel()
+	const within = 3 * time.Second
+	c, now := newContacts(), time.Now()
+	c.now = func() time.Time { return now }
+	sleep := func(d time.Duration) { now = now.Add(d) }
+	live := func(term, index uint64) bool {
+		c.mu.Lock()
+		defer c.mu.Unlock()
+		return c.live("p", term, index, within)
+	}
+	check := func(what string, got, want bool) {
+		t.Helper()
+		if got != want {
+			t.Errorf("%s: live %v", what, got)
+		}
+	}
+	c.leads(1)
+	check("nothing heard by a new leader", live(1, 10), true)
+	sleep(within)
+	c.leads(1)
+	check("nothing heard for SiteLive", live(1, 11), false)
+	c.note("p", 1, now, 5)
+	check("answers, owes 10", live(1, 11), false)
+	c.note("p", 1, now, 10)
+	check("has what it owed", live(1, 12), true)
+	sleep(within - time.Millisecond)
+	c.note("p", 1, now, 11)
+	check("owes 12, not for too long", live(1, 13), true)
+	sleep(time.Millisecond)
+	check("owes 12 for too long", live(1, 13), false)
+	c.note("p", 1, now, 13)
+	sleep(2 * within)
+	c.note("p", 1, now, 0)
+	check("an idle hour is nobody's debt", live(1, 14), true)
+	sleep(2 * within)
+	c.leads(2)
+	check("a new term", live(2, 15), true)
+	sleep(within)
+	check("and nothing heard in it", live(2, 15), false)
+}
