@@ -9,7 +9,9 @@ import (
 	"testing"
 	"time"
 
+	"github.com/cockroachdb/pebble/v2"
 	"github.com/cockroachdb/pebble/v2/vfs"
+	"github.com/hashicorp/raft"
 )
 
 // A node whose disk fails says so once, stops beating, answers nothing as applied,
@@ -224,5 +226,25 @@ func TestL11_OpenOnAFailingDisk(t *testing.T) {
 		case <-time.After(patience):
 			t.Fatalf("stopped at %d: Open waits for ever", stop)
 		}
+	}
+}
+
+// A log record that this program cannot read stops the copy, not the whole process:
+// raft would panic.
+func TestL11_UnreadableLog(t *testing.T) {
+	t.Parallel()
+	c := testConfig(t, newTestLane(t), t.TempDir()+"/ledger", "berlin")
+	if err := Create(c, true); err != nil {
+		t.Fatal(err)
+	}
+	f := &folder{fs: vfs.Default, dir: c.Dir, fatal: newFatal(testLogger(t))}
+	pdb := must(f.openLog())
+	err := errors.Join(must(newLogStore(pdb, f.fatal)).StoreLog(&raft.Log{Index: 2, Term: 1}),
+		pdb.Set(logKey(1), []byte{logVersion + 1, 0, 0, 0, 0}, pebble.Sync), pdb.Close())
+	if err != nil {
+		t.Fatal(err)
+	}
+	if _, err := Open(t.Context(), c); !errors.Is(err, ErrNewerVersion) {
+		t.Errorf("got %v", err)
 	}
 }

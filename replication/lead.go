@@ -232,7 +232,7 @@ func (l *leader) readIndex(ctx context.Context, lazy bool) (uint64, error) {
 func (l *leader) lastEffective(index uint64) uint64 {
 	var e raft.Log
 	for ; index > 0; index-- {
-		if l.log.GetLog(index, &e) != nil {
+		if l.log.read(index, &e) != nil {
 			// Compacted: the snapshot has it, and this state covers the snapshot.
 			return min(index, l.machine.applied.Load())
 		}

@@ -39,7 +39,7 @@ var (
 	_ raft.MonotonicLogStore = (*logStore)(nil)
 )
 
-// newLogStore reads the bounds of the log in pdb, and checks that it has no gap.
+// newLogStore reads the bounds of the log in pdb. It has no gap: StoreLogs makes none.
 func newLogStore(pdb *pebble.DB, f *fatal) (*logStore, error) {
 	s := &logStore{pdb: pdb, fatal: f}
 	it, err := pdb.NewIter(&pebble.IterOptions{LowerBound: []byte{spaceLog}, UpperBound: []byte{spaceLog + 1}})
@@ -106,8 +106,18 @@ func decodeLog(index uint64, stored []byte, l *raft.Log) error {
 	return nil
 }
 
-// GetLog implements raft.LogStore.
+// GetLog implements raft.LogStore. Where an entry is there and cannot be read, raft
+// panics; that too is a failure of this copy alone (L11).
 func (s *logStore) GetLog(index uint64, l *raft.Log) error {
+	err := s.read(index, l)
+	if err != nil && !errors.Is(err, raft.ErrLogNotFound) {
+		s.fatal.park(err)
+	}
+	return err
+}
+
+// read is GetLog for those who can do without the entry.
+func (s *logStore) read(index uint64, l *raft.Log) error {
 	stored, closer, err := s.pdb.Get(logKey(index))
 	if errors.Is(err, pebble.ErrNotFound) {
 		return raft.ErrLogNotFound
@@ -226,7 +236,7 @@ func (s *logStore) cutAgainst(index, term uint64) error {
 		return nil
 	}
 	var at raft.Log
-	err := s.GetLog(index, &at)
+	err := s.read(index, &at)
 	switch {
 	case s.last < index, s.first > index+1, err == nil && at.Term != term:
 		return s.DeleteRange(s.first, s.last)
