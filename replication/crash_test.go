@@ -137,8 +137,6 @@ func (f *failingFile) SyncTo(n int64) (bool, error) {
 	return f.File.SyncTo(n)
 }
 
-// What was acknowledged is there after a crash that drops all that was not synced,
-// and nothing is applied that the disk has.
 // A node that was killed and starts alone knows what it knew a moment before.
 func TestL6_StateIsSoonOnDisk(t *testing.T) {
 	t.Parallel()
@@ -159,6 +157,7 @@ func TestL6_StateIsSoonOnDisk(t *testing.T) {
 	})
 }
 
+// What was acknowledged is there after a crash that drops all that was not synced.
 func TestL6_CrashLosesNothing(t *testing.T) {
 	t.Parallel()
 	v, mem := one(t, nil)
