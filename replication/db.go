@@ -386,9 +386,10 @@ func (db *DB) Close() error {
 	db.proposer.close()
 	db.caller.close()
 	db.ops.Wait()
+	// raft before those it answers: where its own goroutine is parked, they wait for it.
+	shut := db.raft.Shutdown()
 	db.responder.close()
 	db.layer.kill()
-	shut := db.raft.Shutdown()
 	db.fatal.unparkAll()
 	if db.fatal.isDown() {
 		db.abandonFiles()

@@ -1,6 +1,7 @@
 package replication
 
 import (
+	"errors"
 	"slices"
 	"sync"
 	"testing"
@@ -9,12 +10,13 @@ import (
 	"github.com/cockroachdb/pebble/v2/vfs"
 )
 
-// hangingFS is a disk whose syncs wait while it is hung.
+// hangingFS is a disk whose syncs wait while it is hung, and may fail then.
 type hangingFS struct {
 	vfs.FS
 	mu   sync.Mutex
 	cond sync.Cond // on mu
 	hung bool
+	err  error // of syncs, from now on
 }
 
 func newHangingFS() *hangingFS {
@@ -30,12 +32,20 @@ func (f *hangingFS) hang(hung bool) {
 	f.cond.Broadcast()
 }
 
-func (f *hangingFS) pass() {
+func (f *hangingFS) breakDown(err error) {
+	f.mu.Lock()
+	f.err = err
+	f.mu.Unlock()
+	f.hang(false)
+}
+
+func (f *hangingFS) pass() error {
 	f.mu.Lock()
 	defer f.mu.Unlock()
 	for f.hung {
 		f.cond.Wait()
 	}
+	return f.err
 }
 
 func (f *hangingFS) Create(name string, c vfs.DiskWriteCategory) (vfs.File, error) {
@@ -53,9 +63,9 @@ type hangingFile struct {
 	fs *hangingFS
 }
 
-func (f *hangingFile) Sync() error                  { f.fs.pass(); return f.File.Sync() }
-func (f *hangingFile) SyncData() error              { f.fs.pass(); return f.File.SyncData() }
-func (f *hangingFile) SyncTo(n int64) (bool, error) { f.fs.pass(); return f.File.SyncTo(n) }
+func (f *hangingFile) Sync() error                  { return errors.Join(f.fs.pass(), f.File.Sync()) }
+func (f *hangingFile) SyncData() error              { return errors.Join(f.fs.pass(), f.File.SyncData()) }
+func (f *hangingFile) SyncTo(n int64) (bool, error) { return false, f.Sync() }
 
 // leaderOf makes a node of that site lead, and returns it.
 func (v *village) leaderOf(site string) int {
@@ -155,4 +165,52 @@ func TestL3_LiveSite(t *testing.T) {
 	check("a new term", live(2, 15), true)
 	sleep(within)
 	check("and nothing heard in it", live(2, 15), false)
+}
+
+// A leader whose disk hangs and then fails closes, though more read indexes were asked
+// of it meanwhile than raft takes in.
+func TestL11_CloseWithReadIndexesWaiting(t *testing.T) {
+	t.Parallel()
+	var disks [3]*hangingFS
+	v := newVillage(t, func(i int, c *Config) {
+		disks[i] = newHangingFS()
+		c.FS = disks[i]
+	}, "berlin", "paris", "rome")
+	l := v.leader()
+	m, f := v.members[l], v.members[(l+1)%3]
+	db := m.db
+	disks[l].hang(true)
+	go db.Update(v.ctx(), func(tx *Tx) error { tx.Put([]byte("a"), nil); return nil })
+	var asked sync.WaitGroup
+	taken := make(chan struct{}, 1000)
+	for range cap(taken) { // until raft takes no more
+		asked.Go(func() { db.raft.VerifyLeader(); taken <- struct{}{} })
+	}
+	v.until("raft to be full", func() bool {
+		n := len(taken)
+		pause(v.ctx(), 200*time.Millisecond)
+		return n >= 64 && n < cap(taken) && n == len(taken)
+	})
+	asked.Go(func() {
+		c := newCaller(f.lane)
+		defer c.close()
+		c.ask(v.ctx(), m.id(), sealFrame(append(frame(askReadIndex, 1), askNow)), nil)
+	})
+	v.until("the question to be waiting", func() bool {
+		db.responder.mu.Lock()
+		defer db.responder.mu.Unlock()
+		return db.responder.open[f.id()] > 0
+	})
+	disks[l].breakDown(errDisk)
+	<-db.Fatal()
+	closed := make(chan error, 1)
+	go func() { closed <- db.Close() }()
+	m.db = nil
+	select {
+	case err := <-closed:
+		v.ok(err)
+	case <-time.After(patience):
+		t.Fatal("Close waits for ever")
+	}
+	asked.Wait()
 }
