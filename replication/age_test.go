@@ -153,3 +153,19 @@ func TestL2_LeaderDiesBeforeItsAnswer(t *testing.T) {
 		t.Errorf("restarted: got %x, want 1", got)
 	}
 }
+
+// A new leader gives no read index before an entry of its own term is applied: until
+// then it does not know what was committed before it.
+func TestL4_NewLeaderIsReadyFirst(t *testing.T) {
+	t.Parallel()
+	v := newVillage(t, nil, "berlin")
+	db := v.members[v.leader()].db
+	l := &leader{raft: db.raft, self: db.self, heard: db.leader.heard, log: db.log, machine: db.machine, down: db.fatal.down}
+	if _, err := l.readIndex(v.ctx(), false); err == nil {
+		t.Error("a read index before an entry of its own")
+	}
+	l.becomeReady(v.ctx())
+	if _, err := l.readIndex(v.ctx(), false); err != nil {
+		t.Error(err)
+	}
+}

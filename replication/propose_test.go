@@ -66,3 +66,34 @@ func TestL2_DurableButNotSeenHere(t *testing.T) {
 		t.Errorf("got %v", err)
 	}
 }
+
+// The mark of released ids passes what is settled or given up, and nothing else; what
+// was given up before it left does not leave any more.
+func TestL2_ReleasedMark(t *testing.T) {
+	t.Parallel()
+	p := newProposer("me", 1)
+	submit := func() *attempt { return must(p.submit(&proposal{writes: []write{{op: opDelete, key: []byte("k")}}})) }
+	released := func() uint64 {
+		submit()
+		batch, data := p.take()
+		groups := must(decodeEntry(append(entryHeader(1), data...)))
+		p.markProposed(batch)
+		p.sent(batch, sendDurable)
+		return groups[0].released
+	}
+	first, second := submit(), submit()
+	batch, _ := p.take()
+	if got := released(); got != first.seq {
+		t.Errorf("both are under way: %d", got)
+	}
+	p.settledHere([]settled{{first.seq, outcome{applied, 7}}})
+	if got := released(); got != second.seq {
+		t.Errorf("the first is settled: %d", got)
+	}
+	if p.giveUp(second) || p.markProposed(batch) {
+		t.Error("given up as never proposed, and sent")
+	}
+	if got := released(); got != second.seq+1 {
+		t.Errorf("the second is given up: %d", got)
+	}
+}
