@@ -125,7 +125,7 @@ func (a admin) CancelTicket(ctx context.Context, r api.CancelRequest) error {
 
 // AddPassword implements api.Admin.
 func (a admin) AddPassword(ctx context.Context, r api.PasswordRequest) (api.AccountAdded, error) {
-	account, err := a.account(r.Account)
+	account, err := a.account(ctx, r.Account)
 	if err != nil {
 		return api.AccountAdded{}, err
 	}
@@ -189,7 +189,7 @@ func (a admin) AddMailbox(ctx context.Context, r api.MailboxRequest) error {
 	if (r.User == "") != (r.Password == "") {
 		return hint(errors.New("user and password go together"), "give --user and the password on the terminal or stdin, or neither")
 	}
-	account, err := a.account(r.Account)
+	account, err := a.account(ctx, r.Account)
 	if err != nil {
 		return err
 	}
@@ -220,9 +220,9 @@ func (a admin) AddMailbox(ctx context.Context, r api.MailboxRequest) error {
 }
 
 // account finds an account by one of its addresses or its id.
-func (a admin) account(text string) (authz.AccountID, error) {
+func (a admin) account(ctx context.Context, text string) (authz.AccountID, error) {
 	var id authz.AccountID
-	err := a.n.ledger.View(func(tx *replication.Tx) error {
+	err := a.n.viewFresh(ctx, authz.ErrNotFound, func(tx *replication.Tx) error {
 		if address, err := authz.ParseAddress(text); err == nil {
 			box, err := authz.FindMailbox(tx, address)
 			id = box.Account
@@ -240,7 +240,7 @@ func (a admin) account(text string) (authz.AccountID, error) {
 
 // Files implements api.Admin.
 func (a admin) Files(ctx context.Context, r api.FilesRequest) (api.FilesAnswer, error) {
-	account, err := a.account(r.Account)
+	account, err := a.account(ctx, r.Account)
 	if err != nil {
 		return api.FilesAnswer{}, err
 	}
@@ -253,7 +253,7 @@ func (a admin) Files(ctx context.Context, r api.FilesRequest) (api.FilesAnswer, 
 }
 
 // fileNamed finds the file to replace: by its id, or by a link to it.
-func (a admin) fileNamed(text string) (authz.FileID, error) {
+func (a admin) fileNamed(ctx context.Context, text string) (authz.FileID, error) {
 	if !strings.Contains(text, "/") {
 		return authz.FileID(text), nil
 	}
@@ -266,7 +266,7 @@ func (a admin) fileNamed(text string) (authz.FileID, error) {
 		return "", hint(fmt.Errorf("link: %w", err), "copy the whole link as it stands in the message")
 	}
 	var id authz.FileID
-	err = a.n.ledger.View(func(tx *replication.Tx) error {
+	err = a.n.viewFresh(ctx, authz.ErrNotFound, func(tx *replication.Tx) error {
 		g, err := authz.LoadGrant(tx, claims.Grant)
 		if err != nil {
 			return err
@@ -285,13 +285,13 @@ func (a admin) fileNamed(text string) (authz.FileID, error) {
 
 // Put implements api.Admin.
 func (a admin) Put(ctx context.Context, r api.PutRequest, content io.Reader) (api.PutDone, error) {
-	account, err := a.account(r.Account)
+	account, err := a.account(ctx, r.Account)
 	if err != nil {
 		return api.PutDone{}, err
 	}
 	mediaType := mime.TypeByExtension(filepath.Ext(r.Name))
 	if r.Replace != "" {
-		id, err := a.fileNamed(r.Replace)
+		id, err := a.fileNamed(ctx, r.Replace)
 		if err != nil {
 			return api.PutDone{}, err
 		}

@@ -1,7 +1,9 @@
 package node
 
 import (
+	"context"
 	"encoding/binary"
+	"errors"
 	"fmt"
 	"slices"
 	"time"
@@ -111,6 +113,24 @@ func get(tx *replication.Tx, key []byte, record any) (ok bool, err error) {
 		return false, fmt.Errorf("record %q: %w", key, err)
 	}
 	return true, nil
+}
+
+// freshWait is how long somebody waits for news that another node may have.
+const freshWait = 2 * time.Second
+
+// viewFresh is View for what was perhaps just made at another node: where this copy has no such thing,
+// it is asked again once it has heard of everything committed so far, if that can be had in time.
+func (n *Node) viewFresh(ctx context.Context, missing error, fn func(tx *replication.Tx) error) error {
+	err := n.ledger.View(fn)
+	if !errors.Is(err, missing) {
+		return err
+	}
+	wait, cancel := context.WithTimeout(ctx, freshWait)
+	defer cancel()
+	if n.ledger.ReadIndex(wait) != nil {
+		return err
+	}
+	return n.ledger.View(fn)
 }
 
 // bumpMembers marks that members or tickets changed.

@@ -197,7 +197,7 @@ func (n *Node) undo(ctx context.Context, id authz.SendingID) error {
 
 // replace makes what r yields the newest version of a file of the account (A4).
 func (n *Node) replace(ctx context.Context, account authz.AccountID, id authz.FileID, mediaType string, r io.Reader) (drive.File, upload, error) {
-	if err := n.ledger.View(func(tx *replication.Tx) error {
+	if err := n.viewFresh(ctx, drive.ErrNoFile, func(tx *replication.Tx) error {
 		f, _, err := drive.Newest(tx, id)
 		if err == nil && f.Account != account {
 			err = fmt.Errorf("file %s: %w", id, drive.ErrNoFile)

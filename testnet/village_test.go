@@ -297,6 +297,30 @@ func fileBehind(t *testing.T, ctx context.Context, v *Village, p Person, name st
 	return ""
 }
 
+// What was made at one node a moment ago is known at another when somebody asks there.
+func TestA7_JustMadeElsewhere(t *testing.T) {
+	t.Parallel()
+	v, ctx := village(t, Config{Sites: threeAtTwo, Adjust: twoCopies})
+	for i := range 10 {
+		at, elsewhere := v.Houses[i%3].Node().Admin(), v.Houses[(i+1)%3].Node().Admin()
+		address := fmt.Sprintf("sender%d@example.org", i)
+		if _, err := at.AddAccount(ctx, api.AccountRequest{Address: address}); err != nil {
+			t.Fatal(err)
+		}
+		put, err := elsewhere.Put(ctx, api.PutRequest{Account: address, Name: "a.txt"}, strings.NewReader("first"))
+		if err != nil {
+			t.Fatalf("account made elsewhere: %v", err)
+		}
+		if _, err := at.Put(ctx, api.PutRequest{Account: address, Name: "a.txt", Replace: put.File}, strings.NewReader("second")); err != nil {
+			t.Fatalf("file made elsewhere: %v", err)
+		}
+		if _, err := elsewhere.Put(ctx, api.PutRequest{Account: address, Name: "a.txt", Replace: put.Link}, strings.NewReader("third")); err != nil {
+			t.Fatalf("link made elsewhere: %v", err)
+		}
+	}
+	verify(t, ctx, v)
+}
+
 func TestA8_MailboxPasswordIsSealedOnDisk(t *testing.T) {
 	t.Parallel()
 	v, ctx := village(t, Config{Sites: []string{"berlin"}})
