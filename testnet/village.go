@@ -131,10 +131,8 @@ func (v *Village) house(i int, site string) (*House, error) {
 	if err != nil {
 		return nil, err
 	}
-	for _, addr := range []*string{&c.Listen.SMTP, &c.Listen.Files, &c.Listen.App, &c.Listen.Metrics, &c.Listen.Libp2p, &c.Listen.Ledger} {
-		if *addr, err = freeAddr(ip); err != nil {
-			return nil, err
-		}
+	if err := freeAddrs(ip, &c.Listen.SMTP, &c.Listen.Files, &c.Listen.App, &c.Listen.Metrics, &c.Listen.Libp2p, &c.Listen.Ledger); err != nil {
+		return nil, err
 	}
 	c.Dir = "/" + h.Name
 	c.Seams.Fast = true
@@ -175,15 +173,18 @@ func (v *Village) address() (string, error) {
 	return own, l.Close()
 }
 
-// freeAddr finds a free port. It must be known before the node runs, and must
-// be the same after a restart.
-func freeAddr(ip string) (string, error) {
-	l, err := net.Listen("tcp", net.JoinHostPort(ip, "0"))
-	if err != nil {
-		return "", err
+// freeAddrs finds free ports, each another. They must be known before the node runs, and must be the
+// same after a restart.
+func freeAddrs(ip string, addrs ...*string) error {
+	for _, addr := range addrs {
+		l, err := net.Listen("tcp", net.JoinHostPort(ip, "0"))
+		if err != nil {
+			return err
+		}
+		defer l.Close() // only when all are found: a port that is given back may be given again
+		*addr = l.Addr().String()
 	}
-	defer l.Close()
-	return l.Addr().String(), nil
+	return nil
 }
 
 func (v *Village) start(ctx context.Context, h *House) error {
