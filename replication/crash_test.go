@@ -466,3 +466,25 @@ func TestL7_DamagedStream(t *testing.T) {
 	}
 	v.put(0, "goes on", "x")
 }
+
+// A log that a snapshot has emptied is somebody's all the same: without its CURRENT it is not made anew.
+func TestL10_AnEmptiedLogIsNotMadeAnew(t *testing.T) {
+	t.Parallel()
+	c := testConfig(t, newTestLane(t), t.TempDir()+"/ledger", "berlin")
+	if err := Create(c, false); err != nil { // waits to be added: its log stays empty
+		t.Fatal(err)
+	}
+	db, err := Open(t.Context(), c)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := db.Close(); err != nil {
+		t.Fatal(err)
+	}
+	if err := os.Remove(c.Dir + "/" + nameCurrent); err != nil {
+		t.Fatal(err)
+	}
+	if err := Create(c, true); !errors.Is(err, ErrExists) {
+		t.Errorf("created over it: got %v", err)
+	}
+}

@@ -201,8 +201,9 @@ func (f *folder) create(self peer.ID, bootstrap bool) (err error) {
 		return fmt.Errorf("create ledger log: %w", err)
 	}
 	log, err := newLogStore(pdb, f.fatal)
-	if err == nil && log.last > 1 {
-		// Not what an interrupted create leaves: somebody's log without its CURRENT.
+	if err == nil && (log.last > 1 || log.opened()) {
+		// Not what an interrupted create leaves: somebody's log without its CURRENT. A snapshot may have
+		// emptied it.
 		err = fmt.Errorf("create ledger in %s: log without %s: %w", f.dir, nameCurrent, ErrExists)
 	}
 	if err == nil && bootstrap {

@@ -220,6 +220,12 @@ func (s *logStore) GetUint64(key []byte) (uint64, error) {
 	return binary.BigEndian.Uint64(stored), nil
 }
 
+// opened says whether a ledger with this log was ever open. What cannot be read counts as yes.
+func (s *logStore) opened() bool {
+	_, err := s.Get([]byte(keyIncarnation))
+	return !errors.Is(err, errStableMissing)
+}
+
 // nextIncarnation counts one Open, durably, so that no attempt id is used twice.
 func (s *logStore) nextIncarnation() (uint64, error) {
 	n, err := s.GetUint64([]byte(keyIncarnation))
