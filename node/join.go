@@ -135,7 +135,11 @@ func (c *Config) askToJoin(ctx context.Context, t dht.Ticket, id *identity) (joi
 	}
 	s, host, err := dht.DialTicket(ctx, t)
 	if err != nil {
-		return a, hint(fmt.Errorf("reach the inviting node: %w", err),
+		err = fmt.Errorf("reach the inviting node: %w", err)
+		if Hint(err) != "" { // the road knows better what is wrong
+			return a, err
+		}
+		return a, hint(err,
 			"the node that printed the ticket must be running and reachable at the address in it (advertise in its config); tickets work once and for one hour")
 	}
 	defer host.Close()
