@@ -152,10 +152,22 @@ func (n *Node) openRoad(ctx context.Context) error {
 	if err != nil && !errors.Is(err, errNotExist) {
 		return fmt.Errorf("member list from the join: %w", err)
 	}
-	if err := n.road.Pull(ctx); err != nil {
-		n.log.InfoContext(ctx, "no newer member list to be had yet", "err", err)
-	}
+	n.pullList(ctx, pullTime)
 	return nil
+}
+
+// pullTime bounds the wait for a newer member list at the start: members that
+// cannot be reached take 10 s each, sixteen at a time.
+const pullTime = 15 * time.Second
+
+// pullList asks the members for a newer list. Without one the node works by
+// the stored one, until its ledger brings the next.
+func (n *Node) pullList(ctx context.Context, within time.Duration) {
+	ctx, cancel := context.WithTimeout(ctx, within)
+	defer cancel()
+	if err := n.road.Pull(ctx); err != nil {
+		n.log.InfoContext(ctx, "no newer member list to be had yet", "err", err, "hint", Hint(err))
+	}
 }
 
 func (n *Node) openLedger(ctx context.Context) (err error) {
