@@ -14,6 +14,7 @@ import (
 	"github.com/google/go-cmp/cmp"
 
 	"github.com/valise-mail/valise/authz"
+	"github.com/valise-mail/valise/node/web"
 )
 
 const (
@@ -142,7 +143,7 @@ func TestG5_Answers(t *testing.T) {
 func wantPrivate(t *testing.T, h http.Header) {
 	t.Helper()
 	for k, v := range map[string]string{
-		"Vary": vary, "Referrer-Policy": "no-referrer", "X-Content-Type-Options": "nosniff",
+		"Vary": web.Vary, "Referrer-Policy": "no-referrer", "X-Content-Type-Options": "nosniff",
 		"Cross-Origin-Resource-Policy": "same-origin", "X-Robots-Tag": "noindex, nofollow",
 	} {
 		if h.Get(k) != v {

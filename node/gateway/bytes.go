@@ -4,6 +4,8 @@ import (
 	"net/http"
 	"strings"
 	"time"
+
+	"github.com/valise-mail/valise/node/web"
 )
 
 // maxRanges bounds how many ranges one request may ask for. Each costs a
@@ -23,7 +25,7 @@ func (g *Gateway) serveBytes(w http.ResponseWriter, r *http.Request, req Request
 	h.Set("Cross-Origin-Resource-Policy", "same-origin")
 	h.Set("ETag", `"`+o.Root+`"`)
 	h.Set("Referrer-Policy", "no-referrer")
-	h.Set("Vary", vary)
+	h.Set("Vary", web.Vary)
 	h.Set("X-Content-Type-Options", "nosniff")
 	h.Set("X-Robots-Tag", "noindex, nofollow")
 	if !o.Modified.IsZero() {

@@ -79,7 +79,7 @@ func New(c Config) (*Gateway, error) {
 
 	g := &Gateway{c: c, log: c.Logger, hosts: make(map[string]bool), lang: lang, proxies: c.TrustedProxies}
 	for _, h := range append([]string{c.Origin.Host}, c.Hosts...) {
-		g.hosts[plainHost(c.Origin.Scheme, h)] = true
+		g.hosts[web.PlainHost(c.Origin.Scheme, h)] = true
 	}
 	g.buffers.New = func() any { b := make([]byte, copyBuffer); return &b }
 	if g.look, err = web.New(c.Organisation); err == nil {
@@ -106,7 +106,7 @@ func (g *Gateway) keepMoving(rc *http.ResponseController) {
 
 func (g *Gateway) route(w http.ResponseWriter, r *http.Request) {
 	switch l := splitPath(r.URL.EscapedPath()); {
-	case !g.hosts[plainHost(g.c.Origin.Scheme, r.Host)]:
+	case !g.hosts[web.PlainHost(g.c.Origin.Scheme, r.Host)]:
 		g.refuse(w, r, misdirected)
 	case r.Method != http.MethodGet && r.Method != http.MethodHead:
 		w.Header().Set("Allow", "GET, HEAD")
@@ -137,19 +137,9 @@ func (g *Gateway) serveFile(w http.ResponseWriter, r *http.Request, l link) {
 		g.fail(w, r, err)
 		return
 	}
-	if wantsPage(r) && q.Get("dl") != "1" {
+	if web.WantsPage(r) && q.Get("dl") != "1" {
 		g.filePage(w, r, req, o)
 		return
 	}
 	g.serveBytes(w, r, req, o)
-}
-
-// plainHost is a Host in one spelling.
-func plainHost(scheme, host string) string {
-	host = strings.ToLower(host)
-	port := ":80"
-	if scheme == "https" {
-		port = ":443"
-	}
-	return strings.TrimSuffix(strings.TrimSuffix(host, port), ".")
 }

@@ -17,16 +17,16 @@ import (
 	"github.com/valise-mail/valise/node/web"
 )
 
-//go:embed file.html landing.html refusal.html
+//go:embed file.html landing.html
 var templates embed.FS
 
-type pages struct{ file, landing, refusal *web.Page }
+type pages struct{ file, landing *web.Page }
 
 func parsePages(look *web.Look) (p pages, err error) {
 	for _, t := range []struct {
 		into **web.Page
 		name string
-	}{{&p.file, "file.html"}, {&p.landing, "landing.html"}, {&p.refusal, "refusal.html"}} {
+	}{{&p.file, "file.html"}, {&p.landing, "landing.html"}} {
 		if *t.into, err = look.Page(templates, t.name); err != nil {
 			return pages{}, err
 		}
@@ -65,14 +65,6 @@ type landingView struct {
 }
 
 type landingRow struct{ Name, Kind, Size, Page, Download string }
-
-type refusalView struct {
-	Heading, Reason, Next string
-	Title                 string
-	Status                int
-	Retry                 bool
-	Again                 string
-}
 
 // filePage answers a browser: who sent it, what it is, one button.
 func (g *Gateway) filePage(w http.ResponseWriter, r *http.Request, req Request, o *Opened) {
@@ -120,19 +112,19 @@ func (g *Gateway) serveLanding(w http.ResponseWriter, r *http.Request, l link) {
 		g.fail(w, r, err)
 		return
 	}
-	if wantsPage(r) {
+	if web.WantsPage(r) {
 		g.landingPage(w, r, l, m)
 		return
 	}
 	body, mediaType := g.landingList(l, m), "text/uri-list; charset=utf-8"
-	if accepts(r, "application/json") {
+	if web.Accepts(r, "application/json") {
 		body, mediaType = g.landingJSON(l, m), "application/json"
 	}
 	web.Headers(w.Header(), web.English)
 	w.Header().Del("Content-Language")
 	w.Header().Set("Content-Type", mediaType)
-	w.Header().Set("Vary", vary)
-	send(w, r, http.StatusOK, body)
+	w.Header().Set("Vary", web.Vary)
+	web.Send(w, r, http.StatusOK, body)
 }
 
 func (g *Gateway) landingPage(w http.ResponseWriter, r *http.Request, l link, m *Landing) {
@@ -199,8 +191,8 @@ func (g *Gateway) show(w http.ResponseWriter, r *http.Request, p *web.Page, v we
 	web.Headers(w.Header(), v.Lang)
 	sum := sha256.Sum256(body)
 	w.Header().Set("ETag", `"page-`+hex.EncodeToString(sum[:8])+`"`)
-	w.Header().Set("Vary", vary)
-	send(w, r, http.StatusOK, body)
+	w.Header().Set("Vary", web.Vary)
+	web.Send(w, r, http.StatusOK, body)
 }
 
 // kind is the name's extension as it stands on the picture of a sheet, or "" if

@@ -1,11 +1,9 @@
 package gateway
 
 import (
-	"encoding/json"
 	"errors"
 	"log/slog"
 	"net/http"
-	"strconv"
 
 	"github.com/valise-mail/valise/authz"
 	"github.com/valise-mail/valise/node/web"
@@ -71,58 +69,18 @@ func (g *Gateway) fail(w http.ResponseWriter, r *http.Request, err error) {
 	g.refuse(w, r, f)
 }
 
-// refuse writes f, as a page for a person and as application/problem+json
-// (RFC 9457) for anything else.
+// refuse writes f.
 func (g *Gateway) refuse(w http.ResponseWriter, r *http.Request, f *refusal) {
 	lang := g.language(r)
 	words := f.words[lang]
-	web.Headers(w.Header(), lang)
-	h := w.Header()
-	h.Set("Vary", vary)
-	if f.retry > 0 {
-		h.Set("Retry-After", strconv.Itoa(f.retry))
-	}
-	if !wantsPage(r) {
-		h.Set("Content-Type", "application/problem+json")
-		send(w, r, f.status, problem(f, words))
-		return
-	}
-	body, err := g.pages.refusal.Render(web.View{Lang: lang, Title: words.heading, Data: refusalView{
-		Heading: words.heading,
-		Reason:  words.reason,
-		Next:    words.next,
-		Title:   f.title,
-		Status:  f.status,
-		Retry:   f.retry > 0,
-		Again:   lang.Pick("Try again", "重试"),
-	}})
-	if err != nil {
+	if err := g.look.Refuse(w, r, web.Refusal{
+		Lang: lang, Status: f.status, Title: f.title, Retry: f.retry,
+		Heading: words.heading, Reason: words.reason, Next: words.next,
+	}); err != nil {
 		g.log.ErrorContext(r.Context(), "render page", "error", err)
-		h.Set("Content-Type", "application/problem+json")
-		body = problem(f, words)
 	}
-	send(w, r, f.status, body)
-}
-
-// problem never fails: it marshals strings and a number.
-func problem(f *refusal, words refusalWords) []byte {
-	b, _ := json.Marshal(struct {
-		Title  string `json:"title"`
-		Status int    `json:"status"`
-		Detail string `json:"detail"`
-	}{f.title, f.status, words.reason + " " + words.next})
-	return append(b, '\n')
 }
 
 func (g *Gateway) language(r *http.Request) web.Lang {
 	return web.ChooseLang(r.Header.Get("Accept-Language"), g.lang)
-}
-
-// send writes a whole answer. A client that went away needs none.
-func send(w http.ResponseWriter, r *http.Request, status int, body []byte) {
-	w.Header().Set("Content-Length", strconv.Itoa(len(body)))
-	w.WriteHeader(status)
-	if r.Method != http.MethodHead {
-		_, _ = w.Write(body)
-	}
 }

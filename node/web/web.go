@@ -18,7 +18,7 @@ import (
 	"time"
 )
 
-//go:embed layout.html style.css icon.svg
+//go:embed layout.html refusal.html style.css icon.svg
 var files embed.FS
 
 // A Look is the layout and the assets of one face. It does not change once
@@ -27,6 +27,7 @@ type Look struct {
 	organisation string
 	layout       *template.Template
 	assets       []asset
+	refusal      *Page
 }
 
 // An asset is served as /-/NAME-HASH.EXT. The hash is the content's, so that
@@ -58,6 +59,9 @@ func New(organisation string) (*Look, error) {
 	l.layout, err = template.ParseFS(files, "layout.html")
 	if err != nil {
 		return nil, fmt.Errorf("layout: %w", err)
+	}
+	if l.refusal, err = l.Page(files, "refusal.html"); err != nil {
+		return nil, err
 	}
 	return l, nil
 }
