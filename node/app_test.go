@@ -79,3 +79,16 @@ func TestF3_AppRefusals(t *testing.T) {
 		}
 	}
 }
+
+// F1: no request gets past the question of its host, not even OPTIONS *.
+func TestF1_OptionsOfTheServer(t *testing.T) {
+	t.Parallel()
+	n := running(t)
+	for face, addr := range map[string]string{"app": n.faces.app, "files": n.faces.files} {
+		for host, want := range map[string]int{"evil.example.net": 421, addr: 405} {
+			if resp, _ := asked(t, http.MethodOptions, addr, "*", host, "*/*"); resp.StatusCode != want {
+				t.Errorf("OPTIONS * at the %s face as %s: got %d, want %d", face, host, resp.StatusCode, want)
+			}
+		}
+	}
+}

@@ -139,6 +139,8 @@ func (n *Node) serveHTTP(name string, l net.Listener, h http.Handler, adjust ...
 	s := &http.Server{
 		Handler: n.faces.requests.counted(h), ReadHeaderTimeout: 15 * time.Second, IdleTimeout: 2 * time.Minute, MaxHeaderBytes: 64 << 10,
 		ErrorLog: slog.NewLogLogger(n.log.Handler(), slog.LevelDebug),
+
+		DisableGeneralOptionsHandler: true, // it answers OPTIONS * before anything asks whose host that is (F1)
 	}
 	for _, fn := range adjust {
 		fn(s)
