@@ -161,6 +161,9 @@ func (l library) resolve(tx *replication.Tx, r gateway.Request) (*gateway.Opened
 		}
 	}
 	key, err := v.RootKey(l.n.keys)
+	if errors.Is(err, errNoKey) {
+		return nil, fmt.Errorf("%w: %w", gateway.ErrUnavailable, err) // nodes that hold the key can serve it
+	}
 	if err != nil {
 		return nil, err
 	}
