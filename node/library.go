@@ -50,16 +50,16 @@ func (l library) Landing(ctx context.Context, token authz.Token) (*gateway.Landi
 			if err != nil {
 				return fmt.Errorf("grant %s: %w", d.Grant.ID, err)
 			}
+			_, newest, err := drive.Newest(tx, f.File)
+			if errors.Is(err, drive.ErrNoFile) {
+				continue // deleted by its owner: its link is denied, whatever the mode
+			}
+			if err != nil {
+				return err
+			}
 			size := f.Size
 			if f.Mode == authz.Following {
-				_, v, err := drive.Newest(tx, f.File)
-				if errors.Is(err, drive.ErrNoFile) {
-					continue // deleted by its owner
-				}
-				if err != nil {
-					return err
-				}
-				size = v.Size
+				size = newest.Size
 			}
 			out.Files = append(out.Files, gateway.LandingFile{CID: root.String(), Name: f.Name, Size: size})
 		}
