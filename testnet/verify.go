@@ -57,14 +57,20 @@ func (v *Village) verifyFiles(ctx context.Context) error {
 	return nil
 }
 
-// verifyLedgers compares the copies at one index. Other loops may write
-// meanwhile, so it tries until all stand still at the same one.
 func (v *Village) verifyLedgers(ctx context.Context) error {
-	return v.Wait(ctx, "equal ledgers", func() (bool, error) {
+	return v.compareLedgers(ctx, func(h *House) (uint64, [32]byte, error) { return h.node.Digest(ctx) })
+}
+
+// compareLedgers compares the copies at one index. Other loops may write
+// meanwhile, so it tries until all stand still at the same one. Copies that
+// differ there never become equal again: that is said at once.
+func (v *Village) compareLedgers(ctx context.Context, digest func(*House) (index uint64, sum [32]byte, err error)) error {
+	var differ error
+	err := v.Wait(ctx, "equal ledgers", func() (bool, error) {
 		var first uint64
 		var sum [32]byte
 		for i, h := range v.Houses {
-			index, s, err := h.node.Digest(ctx)
+			index, s, err := digest(h)
 			if err != nil {
 				return false, fmt.Errorf("digest of %s: %w", h.Name, err)
 			}
@@ -76,11 +82,13 @@ func (v *Village) verifyLedgers(ctx context.Context) error {
 				return false, fmt.Errorf("%s is at %d, %s at %d", v.Houses[0].Name, first, h.Name, index)
 			}
 			if s != sum {
-				return false, fmt.Errorf("ledgers of %s and %s differ at index %d", v.Houses[0].Name, h.Name, index)
+				differ = fmt.Errorf("ledgers of %s and %s differ at index %d", v.Houses[0].Name, h.Name, index)
+				return true, nil
 			}
 		}
 		return true, nil
 	})
+	return errors.Join(err, differ)
 }
 
 var goroutineStart = regexp.MustCompile(`(?m)^\d+ @ `)

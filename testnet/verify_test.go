@@ -50,3 +50,30 @@ func TestVerifyNotices(t *testing.T) {
 		})
 	}
 }
+
+// Copies that differ at one index are told at once; copies at different indexes are waited for.
+func TestVerifyEndsWithLedgersThatDiffer(t *testing.T) {
+	t.Parallel()
+	v := &Village{Houses: []*House{{Name: "berlin-1"}, {Name: "berlin-2"}, {Name: "paris-3"}}}
+	ctx, cancel := context.WithTimeout(t.Context(), 10*time.Second)
+	defer cancel()
+	asked := 0
+	for _, last := range []byte{1, 2} { // equal in the end, or not
+		err := v.compareLedgers(ctx, func(h *House) (uint64, [32]byte, error) {
+			asked++
+			switch {
+			case h.Name != "paris-3":
+				return 7, [32]byte{1}, nil
+			case asked < 10:
+				return 6, [32]byte{9}, nil
+			}
+			return 7, [32]byte{last}, nil
+		})
+		if (err != nil) != (last != 1) || err != nil && !strings.Contains(err.Error(), "ledgers of berlin-1 and paris-3 differ at index 7") {
+			t.Errorf("last copy %d: got %v", last, err)
+		}
+		if ctx.Err() != nil {
+			t.Fatal("it waited until its context ended")
+		}
+	}
+}
