@@ -50,6 +50,18 @@ func (l *Lane) Handle(name string, classes Class, fn func(network.Stream)) {
 
 func (l *Lane) protocol(name string) protocol.ID { return protocol.ID(l.prefix + name) }
 
+// Serves says to which classes each protocol is served on this lane, whoever
+// set its handler, for those who hold it against R2.
+func (l *Lane) Serves() map[protocol.ID]Class {
+	all := make(map[protocol.ID]Class)
+	for class, mux := range l.host.muxes {
+		for _, name := range mux.Protocols() {
+			all[name] |= class
+		}
+	}
+	return all
+}
+
 // Dial opens a stream of protocol /valise/<cluster>/<name> to a peer of the
 // list, connecting first where needed, and returns when the peer has agreed.
 // It ends with ctx, at the latest after 20 s; the stream then has no deadline
