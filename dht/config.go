@@ -33,8 +33,9 @@ type Config struct {
 	// is over; default 5 s. Their streams are refused at once.
 	Sweep time.Duration
 
-	// HandshakeTimeout is what an incoming connection may take until its peer
-	// is known and admitted; default 10 s.
+	// HandshakeTimeout is what an incoming TCP connection may take until its
+	// peer is known and admitted; default 10 s. QUIC keeps bounds of its own:
+	// 5 s of silence, 10 s in all.
 	HandshakeTimeout time.Duration
 
 	// Reach is a fault seam: where it says false, the cable to that peer is

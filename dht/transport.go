@@ -48,7 +48,7 @@ type netConfig struct {
 	resources network.ResourceManager
 	listen    []multiaddr.Multiaddr
 	quic      bool
-	// handshake bounds incoming handshakes; default handshakeTimeout.
+	// handshake bounds incoming handshakes over TCP; default handshakeTimeout.
 	handshake time.Duration
 	// keepAlive is how often a silent connection is probed, and how long a
 	// probe or a blocked write may take before the connection counts as dead.
