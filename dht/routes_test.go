@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"io"
 	"slices"
 	"testing"
 	"time"
@@ -12,7 +13,9 @@ import (
 	"github.com/ipfs/go-cid"
 	"github.com/ipfs/go-datastore"
 	"github.com/ipfs/go-datastore/query"
+	"github.com/libp2p/go-libp2p/core/network"
 	"github.com/libp2p/go-libp2p/core/peer"
+	"github.com/libp2p/go-libp2p/core/protocol"
 	"github.com/multiformats/go-multiaddr"
 	"github.com/multiformats/go-multihash"
 )
@@ -194,6 +197,109 @@ func TestE2_AddressesComeFromTheListAlone(t *testing.T) {
 		if diff := cmp.Diff(want, roads[0].Bulk().Host().Peerstore().Addrs(id), cmp.Comparer(multiaddr.Multiaddr.Equal)); diff != "" {
 			t.Error(diff)
 		}
+	}
+}
+
+// kademlia is the name of a road's Kademlia protocol.
+func kademlia(r *Road) protocol.ID { return r.bulk.protocol("kad/1.0.0") }
+
+// R2: provider records are all there is; values of others are neither kept nor told.
+func TestR2_KademliaServesNoValues(t *testing.T) {
+	t.Parallel()
+	roads := newOrg(t).members(2)
+	asker, served := roads[0], roads[1]
+	// Message of Kademlia: 1: type, 2: key, 3: record; behind its length.
+	const putValue, getValue, ping = 0, 1, 5
+	message := func(kind byte, rest ...byte) []byte {
+		m := append([]byte{0x08, kind, 0x12, 2, '/', 'k'}, rest...)
+		return append([]byte{byte(len(m))}, m...)
+	}
+	for name, c := range map[string]struct {
+		message  []byte
+		answered bool
+	}{
+		"ping": {message(ping), true}, // so that silence means something
+		"get":  {message(getValue), false},
+		"put":  {message(putValue, 0x1a, 7, 0x0a, 2, '/', 'k', 0x12, 1, 'v'), false},
+	} {
+		s, err := asker.bulk.host.NewStream(within(t), served.Self(), kademlia(served))
+		if err != nil {
+			t.Fatal(err)
+		}
+		if err := s.SetDeadline(time.Now().Add(patience)); err != nil {
+			t.Fatal(err)
+		}
+		if _, err := s.Write(c.message); err != nil {
+			t.Fatal(err)
+		}
+		_, err = io.ReadFull(s, make([]byte, 1))
+		s.Reset()
+		if (err == nil) != c.answered || isTimeout(err) {
+			t.Errorf("%s: got %v, answered is to be %v", name, err, c.answered)
+		}
+	}
+}
+
+// mute makes a member take questions of Kademlia and answer none.
+func mute(r *Road) {
+	r.bulk.host.SetStreamHandler(kademlia(r), func(s network.Stream) {
+		_, _ = io.Copy(io.Discard, s)
+		s.Reset()
+	})
+}
+
+// A member that takes questions and does not answer holds a search up for
+// findTimeout, and for findGrace once a holder is known.
+func TestE2_SearchEndsWithoutAnAnswer(t *testing.T) {
+	t.Parallel()
+	roads := newOrg(t).members(2)
+	asker := roads[0]
+	mute(roads[1])
+	start := time.Now()
+	if got := holders(t, asker, root(t, "nothing")); len(got) > 0 {
+		t.Errorf("got %v", got)
+	}
+	if took := time.Since(start); took < findTimeout/2 || took > findTimeout+5*time.Second { // Kademlia itself gives up after 10 s
+		t.Errorf("with no holder: took %v, want about %v", took, findTimeout)
+	}
+	known := root(t, "a file")
+	told(t, asker, known, roads[1].Self())
+	start = time.Now()
+	if got := holders(t, asker, known); !cmp.Equal(got, []peer.ID{roads[1].Self()}) {
+		t.Errorf("got %v, want %v", got, roads[1].Self())
+	}
+	if took := time.Since(start); took < findGrace || took > findTimeout*3/4 {
+		t.Errorf("with one holder: took %v, want about %v", took, findGrace)
+	}
+}
+
+// Some holders are enough: a caller is not given them all.
+func TestE2_SearchEndsWithEnoughHolders(t *testing.T) {
+	t.Parallel()
+	o := newOrg(t)
+	asker := o.open()
+	o.add(peerOf(asker, Member, ""))
+	c := root(t, "a file")
+	for range 3 * findEnough {
+		_, key := ticketKey(t)
+		id, err := peer.IDFromPrivateKey(key)
+		if err != nil {
+			t.Fatal(err)
+		}
+		o.add(Peer{ID: id, Class: Member})
+		told(t, asker, c, id)
+	}
+	o.publish(asker)
+	if got := holders(t, asker, c); len(got) != findEnough {
+		t.Errorf("got %d holders, want %d", len(got), findEnough)
+	}
+}
+
+// told has a road know, as if the holder had announced it, who holds a root.
+func told(t *testing.T, r *Road, root cid.Cid, holder peer.ID) {
+	t.Helper()
+	if err := r.routes.kad.ProviderStore().AddProvider(t.Context(), root.Hash(), peer.AddrInfo{ID: holder}); err != nil {
+		t.Fatal(err)
 	}
 }
 
