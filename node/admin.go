@@ -99,7 +99,7 @@ func dropOldTickets(tx *replication.Tx, now time.Time) error {
 func (a admin) CancelTicket(ctx context.Context, r api.CancelRequest) error {
 	t, err := dht.ParseTicket(r.Ticket)
 	if err != nil {
-		return hint(fmt.Errorf("ticket: %w", err), `copy the whole line that "valise cluster invite" printed`)
+		return fmt.Errorf("ticket: %w", err)
 	}
 	now := a.n.cfg.now()
 	err = a.n.ledger.Update(ctx, func(tx *replication.Tx) error {

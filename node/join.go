@@ -77,7 +77,7 @@ func (r joinRequest) signed(cluster string, ticket peer.ID, nonce []byte) []byte
 func Join(ctx context.Context, c Config, ticket string) (Config, error) {
 	t, err := dht.ParseTicket(ticket)
 	if err != nil {
-		return c, hint(fmt.Errorf("ticket: %w", err), `copy the whole line that "valise cluster invite" printed`)
+		return c, fmt.Errorf("ticket: %w", err) // the road gives the advice
 	}
 	fs, err := c.freshDir()
 	if err != nil {

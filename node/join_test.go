@@ -69,3 +69,21 @@ func TestR4_HintOfARefusedTicketIsTheRoads(t *testing.T) {
 		})
 	}
 }
+
+// A ticket of a newer version is not said to be badly copied.
+func TestR4_HintOfATextThatIsNoTicket(t *testing.T) {
+	t.Parallel()
+	n := running(t)
+	for text, want := range map[string]string{
+		"":                    "copy the whole line",
+		"valise-ticket-1:abc": "copy the whole line",
+		"valise-ticket-2:abc": "bring this node to the version",
+	} {
+		if _, err := Join(t.Context(), alone(t), text); err == nil || !strings.Contains(Hint(err), want) {
+			t.Errorf("join with %q: got %v, hint %q; want %q", text, err, Hint(err), want)
+		}
+		if err := n.Admin().CancelTicket(t.Context(), api.CancelRequest{Ticket: text}); err == nil || !strings.Contains(Hint(err), want) {
+			t.Errorf("cancel %q: got %v, hint %q; want %q", text, err, Hint(err), want)
+		}
+	}
+}
