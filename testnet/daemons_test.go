@@ -101,7 +101,7 @@ func (c *cluster) run(t *testing.T, ctx context.Context, stdin, program string, 
 func lowBase(t *testing.T) int {
 	t.Helper()
 	for range 500 {
-		if base := 10_000 + rand.IntN(20_000); free(base, 6) {
+		if base := 10_000 + rand.IntN(9_000); free(base, 6) {
 			return base
 		}
 	}
