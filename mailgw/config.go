@@ -54,6 +54,7 @@ type Timeouts struct {
 	Stranger time.Duration // from the connection to a successful AUTH; default 5 min
 	Connect  time.Duration // dialling a next hop, and once more for its TLS handshake; default 30 s
 	Command  time.Duration // opening a next hop up to MAIL, and each of its answers before the message; default 4 min
+	Awake    time.Duration // between two NOOPs that keep a next hop awake; default 1 min (S2)
 	Copies   time.Duration // copies and ledger from the client's final dot on, and each piece of a message before; default 30 s (S2)
 	Answer   time.Duration // the next hop's answer to the message, from the client's final dot on; default 9 min 30 s (S2)
 	Undo     time.Duration // taking a grant back; default 30 s
@@ -98,6 +99,7 @@ func (c Config) withDefaults() Config {
 	t.Stranger = cmp.Or(t.Stranger, 5*time.Minute)
 	t.Connect = cmp.Or(t.Connect, 30*time.Second)
 	t.Command = cmp.Or(t.Command, 4*time.Minute)
+	t.Awake = cmp.Or(t.Awake, time.Minute)
 	t.Copies = cmp.Or(t.Copies, 30*time.Second)
 	t.Answer = cmp.Or(t.Answer, 9*time.Minute+30*time.Second)
 	t.Undo = cmp.Or(t.Undo, 30*time.Second)

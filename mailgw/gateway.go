@@ -99,7 +99,7 @@ type hall struct {
 	inTLS  *smtp.Server
 	toPlain,
 	toTLS handoff
-	wg      sync.WaitGroup // visits, and goodbyes to next hops
+	wg      sync.WaitGroup // visits, and vigils over next hops
 	servers sync.WaitGroup
 
 	// mu guards the fields below.

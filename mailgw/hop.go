@@ -15,8 +15,8 @@ import (
 	"github.com/valise-mail/valise/authz"
 )
 
-// A hop is one submission to a next hop: a connection opened for one message. It alters no octet of it.
-// It is used by one goroutine; its context's end closes the connection at any time.
+// A hop is one connection to a next hop, opened for one message. It alters no octet of it.
+// It is used by one goroutine at a time; its context's end closes the connection at any time.
 type hop struct {
 	conn      net.Conn
 	r         *bufio.Reader
@@ -24,7 +24,7 @@ type hop struct {
 	ext       map[string]string // what EHLO offered, upper-case keyword to arguments
 	handshake time.Duration     // for TLS, however long the greeting took
 	patient   time.Duration     // for each answer
-	by        time.Time         // end of the whole opening; zero once it is open
+	by        time.Time         // end of the whole opening, of a NOOP or of QUIT; else zero
 	lost      error             // why the connection is of no use any more
 	release   func() bool       // from the context
 }
@@ -259,23 +259,20 @@ func (h *hop) lose(s stage, err error) error {
 	return &stageError{stage: s, err: err}
 }
 
-// data sends the message that write writes. It calls dotting right before it writes the final dot: from then on the
-// next hop may have the message, unless data returns an answer that says no. An answer is returned only if it is a yes.
-func (h *hop) data(deadline time.Time, write func(io.Writer) error, dotting func()) (reply, error) {
+// noop keeps the connection awake. Whatever is answered shows that it is, but for 421.
+func (h *hop) noop(patient time.Duration) {
+	h.by = time.Now().Add(patient)
+	h.command(stageNoop, "NOOP")
+	h.by = time.Time{}
+}
+
+// data sends DATA. Without an error the next hop waits for the message.
+func (h *hop) data() error { return h.want(354, stageData, "DATA") }
+
+// message sends the message that write writes. It calls dotting right before it writes the final dot: from then on the
+// next hop may have the message, unless message returns an answer that says no. An answer is returned only if it is a yes.
+func (h *hop) message(deadline time.Time, write func(io.Writer) error, dotting func()) (reply, error) {
 	h.conn.SetDeadline(deadline)
-	if h.lost == nil {
-		h.w.WriteString("DATA\r\n")
-	}
-	if err := h.w.Flush(); err != nil || h.lost != nil {
-		return reply{}, h.refused(stageData, errors.Join(err, h.lost))
-	}
-	rep, err := h.read(stageData)
-	if err != nil {
-		return reply{}, err
-	}
-	if rep.code != 354 {
-		return reply{}, &stageError{stage: stageData, rep: rep}
-	}
 	out := &wireError{w: h.w}
 	if err := write(&dotWriter{w: out}); err != nil && out.err == nil {
 		h.lost = err // in the middle of a message nothing but closing is left
@@ -289,7 +286,7 @@ func (h *hop) data(deadline time.Time, write func(io.Writer) error, dotting func
 	if err := h.w.Flush(); err != nil {
 		return reply{}, h.refused(stageEnd, err)
 	}
-	rep, err = h.read(stageEnd)
+	rep, err := h.read(stageEnd)
 	if err != nil {
 		return reply{}, err
 	}
@@ -312,7 +309,7 @@ func (h *hop) refused(s stage, err error) error {
 // quit ends a dialogue in the way of good manners.
 func (h *hop) quit() {
 	if h.lost == nil {
-		h.by = time.Now().Add(5 * time.Second)
+		h.by = time.Now().Add(farewell)
 		h.command(stageQuit, "QUIT")
 	}
 	h.abandon()

@@ -29,22 +29,35 @@ type host struct {
 	wg   sync.WaitGroup
 
 	mu        sync.Mutex
+	said      sync.Cond // broadcast at each command
+	met       int       // connections so far
 	conns     map[net.Conn]bool
 	commands  []string
 	delivered []mailed // whose final dot arrived and was not refused
 	dotted    chan struct{}
 }
 
-// hostOptions say how a host behaves. An act is an answer; or "drop", the connection is closed; or "hang", nothing.
+// hostOptions say how a host behaves. An act is an answer; or "drop", the connection is closed; or "vanish", and no other
+// is accepted; or "hang", nothing.
 type hostOptions struct {
 	extensions []string          // default: 8BITMIME, AUTH PLAIN LOGIN
-	acts       map[string]string // by stage: greeting, EHLO, HELO, STARTTLS, AUTH, MAIL, RCPT, DATA, body, end
+	acts       map[string]string // by stage: greeting, EHLO, HELO, STARTTLS, AUTH, MAIL, RCPT, after RCPT, NOOP, DATA, body, end
 	rcpt       map[string]string // by recipient
 	startTLS   bool
 	implicit   bool
 	tls        *tls.Config
 	late       <-chan struct{} // if not nil, what the greeting waits for
 	discard    bool            // messages are not kept
+	noopFrom   int             // the act for NOOP counts once a message has so many recipients
+	again      []hostOptions   // of the connections after the first; the last goes for all that follow
+}
+
+// of returns the options of the nth connection.
+func (o hostOptions) of(n int) hostOptions {
+	if n = min(n, len(o.again)); n > 0 {
+		return o.again[n-1]
+	}
+	return o
 }
 
 type mailed struct {
@@ -59,7 +72,7 @@ func newHost(t testing.TB, o hostOptions) *host {
 	if err != nil {
 		t.Fatal(err)
 	}
-	h := &host{t: t, l: l, opts: o, conns: make(map[net.Conn]bool), dotted: make(chan struct{}, 100)}
+	h := hostOn(t, l, o)
 	h.wg.Go(func() {
 		for {
 			c, err := l.Accept()
@@ -77,14 +90,60 @@ func newHost(t testing.TB, o hostOptions) *host {
 	})
 	t.Cleanup(func() {
 		l.Close()
-		h.mu.Lock()
-		for c := range h.conns {
-			c.Close()
-		}
-		h.mu.Unlock()
+		h.hangUp()
 		h.wg.Wait()
 	})
 	return h
+}
+
+// hostOn makes a host that does not accept yet.
+func hostOn(t testing.TB, l net.Listener, o hostOptions) *host {
+	h := &host{t: t, l: l, opts: o, conns: make(map[net.Conn]bool), dotted: make(chan struct{}, 100)}
+	h.said.L = &h.mu
+	return h
+}
+
+// hear notes what a client said, or what befell the host.
+func (h *host) hear(line string) {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	h.commands = append(h.commands, line)
+	h.said.Broadcast()
+}
+
+// hears waits until it was told line n times.
+func (h *host) hears(line string, n int) {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	for h.heard(line) < n {
+		h.said.Wait()
+	}
+}
+
+// heard counts, under mu.
+func (h *host) heard(line string) (n int) {
+	for _, c := range h.commands {
+		if c == line {
+			n++
+		}
+	}
+	return n
+}
+
+// hangUp closes every connection.
+func (h *host) hangUp() {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	for c := range h.conns {
+		c.Close()
+	}
+}
+
+// meetings is how many connections it had.
+func (h *host) meetings() int {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	return h.met
 }
 
 func (h *host) addr() string { return h.l.Addr().String() }
@@ -104,8 +163,9 @@ func (h *host) saw() string {
 // dialogue is one connection to a host.
 type dialogue struct {
 	*host
-	c net.Conn
-	r *bufio.Reader
+	opts hostOptions // of this connection
+	c    net.Conn
+	r    *bufio.Reader
 }
 
 // act performs what is to be done at a stage and reports whether the dialogue goes on.
@@ -115,6 +175,10 @@ func (d *dialogue) act(stage, usual string) (said string, goOn bool) {
 		act = usual
 	}
 	switch act {
+	case "vanish":
+		d.l.Close()
+		d.hear("vanished")
+		return "drop", false
 	case "drop":
 		return act, false
 	case "hang":
@@ -132,14 +196,17 @@ func (h *host) serve(c net.Conn) {
 		delete(h.conns, c)
 		h.mu.Unlock()
 	}()
-	d := &dialogue{host: h, c: c}
-	if h.opts.implicit {
-		d.c = tls.Server(c, h.opts.tls)
+	h.mu.Lock()
+	d := &dialogue{host: h, opts: h.opts.of(h.met), c: c}
+	h.met++
+	h.mu.Unlock()
+	if d.opts.implicit {
+		d.c = tls.Server(c, d.opts.tls)
 	}
 	d.r = bufio.NewReaderSize(d.c, 64<<10)
-	if h.opts.late != nil {
+	if d.opts.late != nil {
 		select {
-		case <-h.opts.late:
+		case <-d.opts.late:
 		case <-h.t.Context().Done():
 			return
 		}
@@ -154,9 +221,7 @@ func (h *host) serve(c net.Conn) {
 			return
 		}
 		line = strings.TrimSuffix(line, "\r\n")
-		h.mu.Lock()
-		h.commands = append(h.commands, line)
-		h.mu.Unlock()
+		h.hear(line)
 		verb, _, _ := strings.Cut(strings.ToUpper(line), " ")
 		goOn := true
 		switch verb {
@@ -167,7 +232,7 @@ func (h *host) serve(c net.Conn) {
 		case "STARTTLS":
 			var said string
 			if said, goOn = d.act("STARTTLS", "220 go"); strings.HasPrefix(said, "220") {
-				d.c = tls.Server(d.c, h.opts.tls)
+				d.c = tls.Server(d.c, d.opts.tls)
 				d.r = bufio.NewReaderSize(d.c, 64<<10)
 			}
 		case "AUTH":
@@ -178,13 +243,22 @@ func (h *host) serve(c net.Conn) {
 		case "RCPT":
 			to := strings.Trim(line[len("RCPT TO:"):], "<>")
 			usual := "250 2.1.5 recipient fine"
-			if r, ok := h.opts.rcpt[to]; ok {
+			if r, ok := d.opts.rcpt[to]; ok {
 				usual = r
 			}
 			var said string
 			if said, goOn = d.act("RCPT", usual); said[0] == '2' {
 				m.to = append(m.to, to)
+				if _, ok := d.opts.acts["after RCPT"]; ok {
+					_, goOn = d.act("after RCPT", "")
+				}
 			}
+		case "NOOP":
+			if len(m.to) < d.opts.noopFrom {
+				fmt.Fprint(d.c, "250 2.0.0 awake\r\n")
+				break
+			}
+			_, goOn = d.act("NOOP", "250 2.0.0 awake")
 		case "DATA":
 			var said string
 			if said, goOn = d.act("DATA", "354 go on"); strings.HasPrefix(said, "354") {

@@ -107,24 +107,25 @@ func TestS1_S3_S4_Outcomes(t *testing.T) {
 	}
 }
 
-// A next hop that closes with 421 after a recipient is lost to what follows, too: the client hears 451 each time, and
-// keeps its own session (S3).
-func TestS3_ClosedAfterRecipient(t *testing.T) {
+// A next hop that closes with 421 at a recipient is asked again once; then the client hears 451, each time, and keeps its
+// own session. Who was accepted before gets the message all the same (S2, S3).
+func TestS2_S3_ClosedAfterRecipient(t *testing.T) {
 	t.Parallel()
-	for _, next := range []string{"RCPT TO:<eve@example.net>", "DATA", "BDAT 0 LAST"} {
-		t.Run(next, func(t *testing.T) {
-			t.Parallel()
-			h := newHost(t, hostOptions{rcpt: map[string]string{"late@example.net": "421 4.3.2 closing down"}})
-			c := dial(t, start(t, newVillage(h), nil)).login().envelope()
-			c.must("451 4.4.2", "RCPT TO:<late@example.net>")
-			if next == "DATA" {
-				c.must("354", "DATA")
-				next = simple + "."
-			}
-			c.must("451 4.4.2", "%s", next)
-			c.must("250", "RSET")
-			c.must("221", "QUIT")
-		})
+	for _, data := range []func(*client, string) string{(*client).data, (*client).bdat} {
+		h := newHost(t, hostOptions{rcpt: map[string]string{"late@example.net": "421 4.3.2 closing down"}})
+		c := dial(t, start(t, newVillage(h), nil)).login().envelope()
+		c.must("451 4.4.2", "RCPT TO:<late@example.net>")
+		c.must("451 4.4.2", "RCPT TO:<eve@example.net>")
+		if n := h.meetings(); n != 2 {
+			t.Errorf("%d connections, want 2", n)
+		}
+		if got := data(c, simple); !strings.HasPrefix(got, "250") {
+			t.Errorf("answer %q", got)
+		}
+		if m := h.mails(); len(m) != 1 || fmt.Sprint(m[0].to) != "[bob@example.net]" {
+			t.Errorf("delivered %v", m)
+		}
+		c.must("221", "QUIT")
 	}
 }
 

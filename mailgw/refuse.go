@@ -130,6 +130,7 @@ const (
 	stageAuth
 	stageMail
 	stageRcpt
+	stageNoop
 	stageData
 	stageBody
 	stageEnd
@@ -138,7 +139,7 @@ const (
 
 // String names a stage.
 func (s stage) String() string {
-	return [...]string{"connecting", "greeting", "EHLO", "TLS", "AUTH", "MAIL", "RCPT", "DATA", "message", "end of message", "QUIT"}[s]
+	return [...]string{"connecting", "greeting", "EHLO", "TLS", "AUTH", "MAIL", "RCPT", "NOOP", "DATA", "message", "end of message", "QUIT"}[s]
 }
 
 // answer translates what happened in a dialogue with a next hop (S3, S4). What is about our own conversation is not the

@@ -126,11 +126,10 @@ func (s *session) Rcpt(_ string, _ *smtp.RcptOptions) (err error) {
 	if to == "" {
 		return errBadPath
 	}
-	rep, err := s.tx.hop.rcpt(to)
+	rep, err := s.tx.rcpt(to)
 	if err != nil {
 		return err
 	}
-	s.tx.sending.Recipients = append(s.tx.sending.Recipients, to)
 	s.w.instead = rep.wire()
 	return nil
 }
@@ -156,7 +155,7 @@ func (s *session) Data(io.Reader) (err error) {
 // Reset implements smtp.Session.
 func (s *session) Reset() {
 	if s.tx != nil {
-		s.tx.end()
+		s.tx.vigil.end()
 		s.tx = nil
 	}
 }

@@ -20,11 +20,9 @@ const maxReceived = 50
 // A transaction is one message, from MAIL to its answer.
 type transaction struct {
 	c        *Config
-	ctx      context.Context // of this message; go-smtp has none to give
-	cancel   context.CancelFunc
+	ctx      context.Context // of the session; go-smtp has none to give
 	log      *slog.Logger
-	hop      *hop
-	goodbye  func(func()) // runs the end of a dialogue with a next hop
+	vigil    *vigil
 	trace    func() []byte
 	sending  Sending
 	stored   map[int]Stored // by message.Part.Index
@@ -42,20 +40,14 @@ func (s *session) begin(from string, body8Bit bool) (*transaction, reply, error)
 	if err != nil {
 		return nil, reply{}, fmt.Errorf("next hop of <%s>: %w", from, err)
 	}
-	t := &transaction{c: c, goodbye: s.h.wg.Go, stored: make(map[int]Stored)}
+	t := &transaction{c: c, ctx: s.h.ctx, stored: make(map[int]Stored)}
 	t.sending = Sending{ID: newSendingID(), Sender: s.sender, From: from, Date: c.Clock()}
 	t.log = s.log.With("sending", string(t.sending.ID))
 	t.trace = func() []byte {
 		return received(s.c.Hostname(), s.w.RemoteAddr(), c.Hostname, s.w.isTLS, t.sending.ID, c.Clock())
 	}
-	t.ctx, t.cancel = context.WithCancel(s.h.ctx)
-	if t.hop, err = openHop(t.ctx, c, nh); err != nil {
-		t.cancel()
-		return nil, reply{}, err
-	}
-	rep, err := t.hop.mail(from, body8Bit)
-	if err != nil {
-		t.end()
+	var rep reply
+	if t.vigil, rep, err = openVigil(t.ctx, c, t.log, s.h.wg.Go, nh, from, body8Bit); err != nil {
 		return nil, reply{}, err
 	}
 	return t, rep, nil
@@ -68,21 +60,19 @@ func newSendingID() SendingID {
 	return SendingID(hex.EncodeToString(id[:]))
 }
 
-// end gives everything back. The client does not wait for the farewell to the next hop.
-func (t *transaction) end() {
-	t.goodbye(func() {
-		defer t.cancel()
-		t.hop.quit()
-	})
+// rcpt passes a recipient on.
+func (t *transaction) rcpt(to string) (reply, error) {
+	rep, err := t.vigil.rcpt(to)
+	if err == nil {
+		t.sending.Recipients = append(t.sending.Recipients, to)
+	}
+	return rep, err
 }
 
 // deliver takes the message from b, and submits it. The order is the safety argument: bytes first, permission second,
 // mail last; what was granted is taken back unless the message may be out (S1).
 func (t *transaction) deliver(b *body) (reply, error) {
-	if t.hop.lost != nil {
-		return reply{}, &stageError{stage: stageData, err: t.hop.lost}
-	}
-	p := newPatience(t.ctx, &t.c.Timeouts)
+	p := newPatience(t.vigil.ctx, &t.c.Timeouts)
 	defer p.stop()
 	defer func() {
 		if t.granted && !t.maybeOut {
@@ -99,9 +89,6 @@ func (t *transaction) deliver(b *body) (reply, error) {
 		return reply{}, p.because(err)
 	}
 	if err := p.stop(); err != nil {
-		return reply{}, err
-	}
-	if err := t.check8Bit(write); err != nil {
 		return reply{}, err
 	}
 	return t.submit(p.dot, write)
@@ -206,9 +193,9 @@ func (t *transaction) grant(ctx context.Context, m *message.Message) (func(io.Wr
 	return func(w io.Writer) error { return m.WriteRewritten(w, t.trace(), b) }, nil
 }
 
-// check8Bit refuses a message that the next hop could not take as it is.
-func (t *transaction) check8Bit(write func(io.Writer) error) error {
-	if t.hop.has8Bit() {
+// check8Bit refuses a message that a next hop could not take as it is.
+func check8Bit(h *hop, write func(io.Writer) error) error {
+	if h.has8Bit() {
 		return nil
 	}
 	var needed eightBit
@@ -223,7 +210,8 @@ func (t *transaction) check8Bit(write func(io.Writer) error) error {
 
 // submit gives the message to the next hop, whose answer is the answer.
 func (t *transaction) submit(dot time.Time, write func(io.Writer) error) (reply, error) {
-	rep, err := t.hop.data(dot.Add(t.c.Timeouts.Answer), write, func() { t.maybeOut = true })
+	fits := func(h *hop) error { return check8Bit(h, write) }
+	rep, err := t.vigil.submit(dot.Add(t.c.Timeouts.Answer), fits, write, func() { t.maybeOut = true })
 	if err == nil {
 		t.log.InfoContext(t.ctx, "mail sent", "recipients", len(t.sending.Recipients), "files", t.linked, "answer", rep.code)
 		return rep, nil

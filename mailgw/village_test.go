@@ -19,19 +19,20 @@ import (
 
 // A village is an in-memory Publisher and Directory with switches for what may fail. Its one account is ann's.
 type village struct {
-	mu      sync.Mutex
-	hop     NextHop
-	puts    map[string][32]byte // by file name
-	sizes   map[string]int64
-	grants  map[SendingID]Sending
-	undone  []SendingID
-	logins  int
-	any     bool // every address is the account's
-	fail    error
-	failAt  string // Authenticate, Upstream, Put, Put at its end, Grant, Grant after it happened, Undo
-	hang    string // Put or Grant wait for the end of their context
-	panicAt string
-	lang    string
+	mu       sync.Mutex
+	hop      NextHop
+	puts     map[string][32]byte // by file name
+	sizes    map[string]int64
+	grants   map[SendingID]Sending
+	undone   []SendingID
+	logins   int
+	any      bool // every address is the account's
+	fail     error
+	failAt   string // Authenticate, Upstream, Put, Put at its end, Grant, Grant after it happened, Undo
+	granting func() // called by Grant
+	hang     string // Put or Grant wait for the end of their context
+	panicAt  string
+	lang     string
 }
 
 func newVillage(h *host) *village {
@@ -77,6 +78,9 @@ func (v *village) Put(ctx context.Context, m Meta, r io.Reader) (Stored, error) 
 func (v *village) Grant(ctx context.Context, s Sending, files []Stored) (Links, error) {
 	if err := v.at("Grant"); err != nil {
 		return Links{}, err
+	}
+	if v.granting != nil {
+		v.granting()
 	}
 	if v.hang == "Grant" {
 		<-ctx.Done()
