@@ -21,17 +21,23 @@ type Message struct {
 }
 
 // Read reads a message from r, the un-dotted octets of DATA or BDAT, to its end. It needs memory for o.SpoolMemory, the
-// header and a constant, whatever the message. The caller closes the Message. After an error nothing is left to close.
+// header and a constant, whatever the message. The caller closes the Message. After an error, or a panic of Take's, nothing is left to close.
 func Read(ctx context.Context, r io.Reader, o Options, take Take) (*Message, error) {
 	o = o.withDefaults()
 	s := &spool{dir: o.SpoolDir, limit: o.SpoolMemory}
 	m := &Message{spool: s}
 	p := &parser{src: newSource(ctx, r, s), o: o, take: take, m: m}
 	p.refs.seed = maphash.MakeSeed()
+	whole := false
+	defer func() {
+		if !whole {
+			s.Close()
+		}
+	}()
 	if err := p.run(); err != nil {
-		s.Close()
 		return nil, err
 	}
+	whole = true
 	return m, nil
 }
 

@@ -2,8 +2,13 @@ package message
 
 import (
 	"bytes"
+	"context"
+	"errors"
+	"io"
 	"math/rand/v2"
 	"os"
+	"path/filepath"
+	"strings"
 	"testing"
 )
 
@@ -42,4 +47,43 @@ func TestM5_SpoolGivesBackWhatCame(t *testing.T) {
 			t.Error(err)
 		}
 	}
+}
+
+// However Read ends, the spool's file is closed: an unlinked file that stays open is room on the disk that nobody sees.
+func TestRead_ClosesItsSpool(t *testing.T) {
+	t.Parallel()
+	in := mixed("\r\n"+strings.Repeat("more than the first block\r\n", 2000), attached("Content-Type: application/pdf"))
+	for name, end := range map[string]func() error{
+		"error": func() error { return errors.New("a mishap") },
+		"panic": func() error { panic("a broken promise") },
+	} {
+		dir := t.TempDir()
+		before := 0
+		take := func(context.Context, Part, io.Reader) error {
+			before = openIn(t, dir)
+			return end()
+		}
+		func() {
+			defer func() { recover() }()
+			Read(t.Context(), str(in), Options{SpoolDir: dir, SpoolMemory: 1}, take)
+		}()
+		if after := openIn(t, dir); before != 1 || after != 0 {
+			t.Errorf("%s: %d files are open while a part is taken, and %d afterwards, want 1 and 0", name, before, after)
+		}
+	}
+}
+
+// openIn counts the files of this process that are, or were, in dir.
+func openIn(t *testing.T, dir string) (n int) {
+	t.Helper()
+	fds, err := filepath.Glob("/proc/self/fd/*")
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, fd := range fds {
+		if name, err := os.Readlink(fd); err == nil && strings.HasPrefix(name, dir+"/") {
+			n++
+		}
+	}
+	return n
 }
