@@ -164,7 +164,7 @@ func TestM6_Fallback(t *testing.T) {
 			got = "own"
 		}
 		if got != c.want {
-			t.Errorf("%s: the block is in %s, want %s (%s)\n%s", name, got, c.want, r.m.Untouched(), r.rewritten)
+			t.Errorf("%s: the block is in %s, want %s (%s)\n%s", name, got, c.want, r.m.untouched, r.rewritten)
 		}
 		checkRewritten(t, []byte(c.in), r)
 	}

@@ -4,7 +4,6 @@ import (
 	"bytes"
 	"errors"
 	"io"
-	"mime"
 	"strings"
 	"unicode/utf8"
 
@@ -172,16 +171,6 @@ func charsetReader(name string, r io.Reader) (io.Reader, error) {
 		return r, nil
 	}
 	return c.enc.NewDecoder().Reader(r), nil
-}
-
-// decodeWords decodes the encoded words of s, and raw octets by guessing. What cannot be decoded stays as it is.
-func decodeWords(s string) string {
-	s = guess(s, charset{ascii: true})
-	d := mime.WordDecoder{CharsetReader: charsetReader}
-	if out, err := d.DecodeHeader(s); err == nil {
-		s = out
-	}
-	return strings.ToValidUTF8(s, "\ufffd")
 }
 
 // guess reads raw octets of a header: UTF-8 if they are, else the charset hint, else GB 18030 if they look like it, else

@@ -26,7 +26,7 @@ func TestM3_CorpusThresholdZero(t *testing.T) {
 		if !bytes.Equal(r.original, normal(in)) {
 			t.Errorf("%s: original is not the normal form", name)
 		}
-		t.Log(name, r.m.Untouched(), r.m.Taken())
+		t.Log(name, r.m.untouched, r.m.Taken())
 		n += len(r.taken)
 		again := pass(t, bytes.NewReader(r.rewritten), Options{}, "zh-CN")
 		if !bytes.Equal(again.rewritten, r.rewritten) {

@@ -52,7 +52,7 @@ func TestM6_Golden(t *testing.T) {
 				t.Fatal(err)
 			}
 			if d := cmp.Diff(string(want), string(r.rewritten)); d != "" {
-				t.Errorf("%s (-want +got):\n%s", r.m.Untouched(), d)
+				t.Errorf("%s (-want +got):\n%s", r.m.untouched, d)
 			}
 		})
 	}

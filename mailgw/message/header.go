@@ -133,11 +133,6 @@ func (f Field) Value() string {
 	return strings.Trim(string(body), " \t")
 }
 
-// Text returns the body of the field with its encoded words (RFC 2047) decoded, in valid UTF-8.
-func (f Field) Text() string {
-	return decodeWords(f.Value())
-}
-
 // Addresses parses the field as a list of addresses.
 func (f Field) Addresses() ([]*mail.Address, error) {
 	p := mail.AddressParser{WordDecoder: &mime.WordDecoder{CharsetReader: charsetReader}}

@@ -11,16 +11,16 @@ func TestHeader(t *testing.T) {
 	in := "Received: from a\r\n\tby b\r\nRECEIVED: x\r\nFrom: =?utf-8?B?5byg?= <a@example.org>,\r\n \"B, C\" <b@example.org>\r\n" +
 		"Subject:\r\n =?gb2312?B?uL28/g==?=\r\n =?utf-8?Q?_x?=\r\nSender: <s@example.org>\r\nX-Raw: \xb8\xbd\xbc\xfe\r\nAuto-Submitted: auto-replied\r\nEmpty:\r\n\r\nbody\r\n"
 	h := pass(t, str(in), Options{}, "en").m.Header()
-	for _, c := range []struct{ name, value, text string }{
-		{"received", "from a\tby b", "from a\tby b"},
-		{"Subject", "=?gb2312?B?uL28/g==?= =?utf-8?Q?_x?=", "附件 x"},
-		{"x-raw", "\xb8\xbd\xbc\xfe", "附件"},
-		{"AUTO-SUBMITTED", "auto-replied", "auto-replied"},
-		{"Empty", "", ""},
+	for _, c := range []struct{ name, value string }{
+		{"received", "from a\tby b"},
+		{"Subject", "=?gb2312?B?uL28/g==?= =?utf-8?Q?_x?="},
+		{"x-raw", "\xb8\xbd\xbc\xfe"},
+		{"AUTO-SUBMITTED", "auto-replied"},
+		{"Empty", ""},
 	} {
 		f, ok := h.First(c.name)
-		if !ok || f.Value() != c.value || f.Text() != c.text {
-			t.Errorf("%s: %q, %q, %v, want %q, %q", c.name, f.Value(), f.Text(), ok, c.value, c.text)
+		if !ok || f.Value() != c.value {
+			t.Errorf("%s: %q, %v, want %q", c.name, f.Value(), ok, c.value)
 		}
 	}
 	if _, ok := h.First("Body"); ok || h.Count("received") != 2 || h.Count("To") != 0 {

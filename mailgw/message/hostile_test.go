@@ -104,8 +104,8 @@ func TestPromise4_Untouched(t *testing.T) {
 		{"the same boundary inside", "--b\r\nContent-Type: multipart/mixed; boundary=b\r\n\r\n--b\r\n" + pdf + "--b--\r\n--b--\r\n", "a line that may be a boundary or not"},
 	} {
 		r := pass(t, str(mixedHead+c.body), Options{}, "en")
-		if r.m.Untouched() != c.why || len(r.taken) > 0 {
-			t.Errorf("%s: untouched %q with %d taken, want %q", c.name, r.m.Untouched(), len(r.taken), c.why)
+		if r.m.untouched != c.why || len(r.taken) > 0 {
+			t.Errorf("%s: untouched %q with %d taken, want %q", c.name, r.m.untouched, len(r.taken), c.why)
 		}
 		if string(r.rewritten) != mixedHead+c.body {
 			t.Errorf("%s: changed", c.name)
@@ -113,8 +113,8 @@ func TestPromise4_Untouched(t *testing.T) {
 	}
 	for _, levels := range []int{51, 1000} {
 		deep := "Content-Type: multipart/mixed; boundary=b0\r\n\r\n" + nest(levels)
-		if r := pass(t, str(deep), Options{}, "en"); r.m.Untouched() != "too many parts" || string(r.rewritten) != deep {
-			t.Errorf("%d levels: %q", levels, r.m.Untouched())
+		if r := pass(t, str(deep), Options{}, "en"); r.m.untouched != "too many parts" || string(r.rewritten) != deep {
+			t.Errorf("%d levels: %q", levels, r.m.untouched)
 		}
 	}
 }
@@ -186,7 +186,7 @@ func TestPromise4_Memory(t *testing.T) {
 			t.Errorf("%s: the heap grew by %d MiB", c.name, grown>>20)
 		}
 		if len(m.Taken()) != c.taken {
-			t.Errorf("%s: %d parts taken, want %d (%s)", c.name, len(m.Taken()), c.taken, m.Untouched())
+			t.Errorf("%s: %d parts taken, want %d (%s)", c.name, len(m.Taken()), c.taken, m.untouched)
 		}
 		if err := m.Close(); err != nil {
 			t.Error(err)

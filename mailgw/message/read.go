@@ -11,9 +11,9 @@ import (
 type Message struct {
 	header    Header
 	spool     *spool
-	size      int64
+	size      int64 // octets of the original in its normal form
 	root      *node
-	untouched string   // why nothing is taken
+	untouched string   // why the message as a whole must stay as it is, in a few words, or nothing
 	own       []string // links of our own that were found
 	taken     []*node
 	texts     []*node // where the block is put in; none: in place
@@ -70,14 +70,8 @@ func (m *Message) Taken() []Part {
 	return parts
 }
 
-// Untouched says in a few words why the message as a whole must stay as it is, or nothing.
-func (m *Message) Untouched() string { return m.untouched }
-
 // Header returns the message's own header.
 func (m *Message) Header() *Header { return &m.header }
-
-// Size returns the number of octets of the original in its normal form.
-func (m *Message) Size() int64 { return m.size }
 
 // OwnLinks returns links which Options.OwnLink called the organisation's own, at most 100, without doubles. Texts are
 // looked at only when something may be taken.

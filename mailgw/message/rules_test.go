@@ -53,7 +53,7 @@ func TestM3_PartRules(t *testing.T) {
 	} {
 		r := pass(t, str(mixed(hello, attached(header))), Options{}, "en")
 		if got := len(r.taken) == 1; got != want {
-			t.Errorf("%q: taken %v, want %v (%s)", header, got, want, r.m.Untouched())
+			t.Errorf("%q: taken %v, want %v (%s)", header, got, want, r.m.untouched)
 		}
 	}
 }
@@ -107,8 +107,8 @@ func TestM3_WholeMessage(t *testing.T) {
 		"an extended boundary": strings.Replace(mixed(hello, pdf), "boundary=b", "boundary*=us-ascii''b", 1),
 	} {
 		r := pass(t, str(in), Options{}, "en")
-		if len(r.taken) > 0 || r.m.Untouched() == "" || string(r.rewritten) != in {
-			t.Errorf("%s: %d taken, untouched because of %q", name, len(r.taken), r.m.Untouched())
+		if len(r.taken) > 0 || r.m.untouched == "" || string(r.rewritten) != in {
+			t.Errorf("%s: %d taken, untouched because of %q", name, len(r.taken), r.m.untouched)
 		}
 	}
 	for name, in := range map[string]string{
@@ -119,7 +119,7 @@ func TestM3_WholeMessage(t *testing.T) {
 		"signed in a letter": mixed(hello, "Content-Type: message/rfc822\r\n\r\n"+multi("signed"), pdf),
 	} {
 		if r := pass(t, str(in), Options{}, "en"); len(r.taken) != 1 {
-			t.Errorf("%s: %d taken, want 1 (%s)", name, len(r.taken), r.m.Untouched())
+			t.Errorf("%s: %d taken, want 1 (%s)", name, len(r.taken), r.m.untouched)
 		}
 	}
 }
