@@ -332,7 +332,7 @@ func TestM2_ReversePath(t *testing.T) {
 
 func TestM2_HeaderSender(t *testing.T) {
 	t.Parallel()
-	const ok, no = "250", "550 5.7.1"
+	const ok, no, unread = "250", "550 5.7.1", "550 5.1.7"
 	tests := []struct{ name, header, want string }{
 		{"From", "From: Ann <ann@example.org>", ok},
 		{"+tag", "From: ann+lists@example.org", ok},
@@ -345,8 +345,14 @@ func TestM2_HeaderSender(t *testing.T) {
 		{"several authors, one another's", "From: ann@example.org, ceo@example.org", no},
 		{"a name that looks like ours", "From: \"ann@example.org\" <ceo@example.org>", no},
 		{"two From fields", "From: ann@example.org\r\nFrom: ceo@example.org", no},
-		{"unparseable", "From: the boss", no},
-		{"empty", "From:", no},
+		{"unparseable", "From: the boss", unread},
+		{"empty", "From:", unread},
+		{"nobody", "From: undisclosed:;", unread},
+		{"a name in raw octets", "From: \xb8\xbd\xbc\xfe <ann@example.org>", ok},
+		{"a name in an unknown charset", "From: =?x-unknown?B?uL28/g==?= <ann@example.org>", ok},
+		{"another's, with a name in raw octets", "From: \xb8\xbd\xbc\xfe <ceo@example.org>", no},
+		{"an address in raw octets", "From: \xb8\xbd@example.org", no},
+		{"quotes that depend on the charset", "From: \"\x95\\\" <ann@example.org>", unread},
 		{"none", "Subject: x", ok},
 		{"a blank before the colon", "From : ceo@example.org", no},
 		{"first of all, where an mbox separator may be", "From : ceo@example.org\r\nX: y", no},
@@ -367,7 +373,7 @@ func TestM2_HeaderSender(t *testing.T) {
 			if !strings.HasPrefix(got, tt.want) {
 				t.Errorf("answer %q, want %s", got, tt.want)
 			}
-			if tt.want == no && (strings.Contains(h.saw(), "DATA") || !strings.Contains(got, "header")) {
+			if tt.want != ok && (strings.Contains(h.saw(), "DATA") || !strings.Contains(got, "header")) {
 				t.Errorf("answer %q, next hop %s", got, h.saw())
 			}
 		})

@@ -38,6 +38,7 @@ var (
 	errCopiesLate    = errors.New("copies and ledger took too long")
 	errTooManyHops   = errors.New("more than 50 Received lines")
 	errNotYourHeader = errors.New("the header names another sender")
+	errNoSender      = errors.New("the header's sender cannot be read")
 	errTwoSenders    = errors.New("the header names its sender twice")
 	errNeeds8Bit     = errors.New("the message needs 8BITMIME, which the next hop has not")
 	errNeedsUTF8     = errors.New("an address is not ASCII")
@@ -79,6 +80,7 @@ var refusals = []refusal{
 	{errBadPath, 553, smtp.EnhancedCode{5, 1, 3}, "not a mail address"},
 	{errNeedsUTF8, 553, smtp.EnhancedCode{5, 6, 7}, "addresses that are not ASCII (SMTPUTF8) are not supported here"},
 	{errNotYourHeader, 550, smtp.EnhancedCode{5, 7, 1}, "the header's sender is not an address of the account logged in: choose the account that owns it, or add the address to this one"},
+	{errNoSender, 550, smtp.EnhancedCode{5, 1, 7}, "the header's sender cannot be read as a mail address: check its quotes, commas and brackets, and let names be encoded or in UTF-8"},
 	{errTwoSenders, 550, smtp.EnhancedCode{5, 7, 1}, "the header has more than one From or Sender field"},
 	{ErrNotYours, 553, smtp.EnhancedCode{5, 7, 1}, "not an address of the account logged in"},
 	// The message.

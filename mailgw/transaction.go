@@ -136,7 +136,12 @@ func (t *transaction) judge(ctx context.Context, h *message.Header) error {
 	if !ok {
 		return nil
 	}
-	for _, a := range addresses(f) {
+	list, err := f.Addresses()
+	if err != nil {
+		return fmt.Errorf("%s: %w: %w", f.Name, errNoSender, err)
+	}
+	for _, l := range list {
+		a := l.Address
 		err := t.c.Directory.Owns(ctx, t.sending.Sender, a)
 		if errors.Is(err, ErrNotYours) {
 			return fmt.Errorf("%s: %q: %w", f.Name, a, errNotYourHeader)
@@ -149,19 +154,6 @@ func (t *transaction) judge(ctx context.Context, h *message.Header) error {
 		}
 	}
 	return nil
-}
-
-// addresses returns the addresses in a field. What cannot be parsed is one address that nobody has.
-func addresses(f message.Field) []string {
-	list, err := f.Addresses()
-	if err != nil || len(list) == 0 {
-		return []string{f.Value()}
-	}
-	var all []string
-	for _, a := range list {
-		all = append(all, a.Address)
-	}
-	return all
 }
 
 // grant lets the recipients read what was taken, and returns what writes the message that goes out.

@@ -2,9 +2,12 @@ package message
 
 import (
 	"bytes"
+	"errors"
+	"io"
 	"mime"
 	"net/mail"
 	"strings"
+	"unicode/utf8"
 )
 
 // maxFields bounds the fields of one header. A message with more is refused: who sends it may stand behind them.
@@ -133,8 +136,29 @@ func (f Field) Value() string {
 	return strings.Trim(string(body), " \t")
 }
 
-// Addresses parses the field as a list of addresses.
+// errUnsureQuotes says that it depends on the charset which of a field's octets are quotes and backslashes.
+var errUnsureQuotes = errors.New("octets that are not UTF-8 beside a backslash")
+
+// Addresses parses the field as a list of addresses, at least one. A name does not matter: its charset may be unknown, and
+// its raw octets no UTF-8; what cannot be decoded is U+FFFD. In some charsets an octet of a character can be a backslash for
+// those who do not know it, and what is quoted is not sure then: that is an error, as is anything else that is not understood.
 func (f Field) Addresses() ([]*mail.Address, error) {
-	p := mail.AddressParser{WordDecoder: &mime.WordDecoder{CharsetReader: charsetReader}}
-	return p.ParseList(f.Value())
+	v := f.Value()
+	if !utf8.ValidString(v) && strings.Contains(v, `\`) {
+		return nil, errUnsureQuotes
+	}
+	p := mail.AddressParser{WordDecoder: &mime.WordDecoder{CharsetReader: anyCharset}}
+	list, err := p.ParseList(strings.ToValidUTF8(v, "\ufffd"))
+	if err == nil && len(list) == 0 {
+		err = errors.New("no address")
+	}
+	return list, err
+}
+
+// anyCharset is a charsetReader that knows every charset somehow.
+func anyCharset(name string, r io.Reader) (io.Reader, error) {
+	if known, err := charsetReader(name, r); err == nil {
+		return known, nil
+	}
+	return strings.NewReader("\ufffd"), nil
 }

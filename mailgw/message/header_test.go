@@ -1,6 +1,7 @@
 package message
 
 import (
+	"fmt"
 	"testing"
 
 	"github.com/google/go-cmp/cmp"
@@ -49,6 +50,36 @@ func TestM2_Responsible(t *testing.T) {
 	}
 	if f, ok := pass(t, str("To: x\r\n\r\n"), Options{}, "en").m.Header().Responsible(); ok {
 		t.Errorf("nobody: %q", f.Value())
+	}
+}
+
+// TestM2_Addresses finds addresses beside names in whatever charset, and none where it is not sure which octets they are.
+func TestM2_Addresses(t *testing.T) {
+	t.Parallel()
+	for in, want := range map[string]string{
+		"a@x.org":                               "[a@x.org]",
+		"Ann <a@x.org>, b@x.org":                "[a@x.org b@x.org]",
+		"=?x-unknown?B?uL28/g==?= <a@x.org>":    "[a@x.org]",
+		"=?gb2312?B?uL28/g==?= <a@x.org>":       "[a@x.org]",
+		"\xb8\xbd\xbc\xfe <a@x.org>":            "[a@x.org]",
+		"\"\xb8\xbd, \xbc\xfe\" <a@x.org>":      "[a@x.org]",
+		"Gr\xfc\xdfe <a@x.org>, \xfc <b@x.org>": "[a@x.org b@x.org]",
+		"\xb8@y.org <a@x.org>":                  "",
+		"\"\x95\\\" <b@y.org>, \" <a@x.org>":    "", // another's address, to those who know GBK
+		"\"\x95\\\" <a@x.org>":                  "",
+		"\xb8\xbd":                              "",
+		"undisclosed:;":                         "",
+		"":                                      "",
+	} {
+		f := Field{Name: "From", Raw: []byte("From: " + in + "\r\n")}
+		list, err := f.Addresses()
+		var got []string
+		for _, a := range list {
+			got = append(got, a.Address)
+		}
+		if err != nil != (want == "") || err == nil && fmt.Sprint(got) != want {
+			t.Errorf("%q: %q, %v, want %s", in, got, err, want)
+		}
 	}
 }
 
