@@ -304,6 +304,12 @@ func TestM2_ReversePath(t *testing.T) {
 		{"<ann@example.org> REQUIRETLS", "504 5.5.4", ""},
 		{"<ann@example.org> RET=FULL", "504 5.5.4", ""},
 		{"<ann@example.org> SIZE=2000000000", "552 5.3.4", ""},
+		{"<ann@example.org> SIZE=4294967295", "552 5.3.4", ""},
+		{"<ann@example.org> SIZE=4294967296", "552 5.3.4", ""},
+		{"<ann@example.org> size=99999999999999999999", "552 5.3.4", ""}, // more than 64 bits hold
+		{"<ann@example.org> SIZE=999999999999999999999", "501", ""},      // RFC 1870: at most 20 digits
+		{"<ann@example.org> SIZE=00000000000000000500", "250", "MAIL FROM:<ann@example.org>"},
+		{"<ann@example.org> SIZE=-5000000000", "501", ""},
 		{"<ann>", "501", ""},
 		{"<ann@b@example.org>", "553 5.1.3", ""},
 		{"<ann@example.org", "501", ""},
@@ -327,6 +333,24 @@ func TestM2_ReversePath(t *testing.T) {
 				t.Errorf("the next hop was told %s, want %s", h.saw(), tt.upstream)
 			}
 		})
+	}
+}
+
+// A gateway that takes messages over 4 GiB takes a SIZE over 4 GiB.
+func TestM8_SizeOver32Bits(t *testing.T) {
+	t.Parallel()
+	h := newHost(t, hostOptions{})
+	addr := start(t, newVillage(h), func(c *Config) { c.MaxMessageBytes = 6 << 30 })
+	for size, want := range map[int64]string{5 << 30: "250", 6 << 30: "250", 6<<30 + 1: "552 5.3.4"} {
+		c := dial(t, addr)
+		c.answer()
+		c.must("250", "EHLO client.example.org")
+		c.must("530", "MAIL FROM:<ann@example.org> SIZE=%d", size) // first things first
+		c.must("235", "AUTH PLAIN %s", plain("ann@example.org", "tuesday"))
+		c.must(want, "MAIL FROM:<ann@example.org> SIZE=%d", size)
+	}
+	if strings.Contains(h.saw(), "SIZE") {
+		t.Errorf("SIZE was passed on: %s", h.saw())
 	}
 }
 

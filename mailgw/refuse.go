@@ -44,6 +44,7 @@ var (
 	errNeedsUTF8     = errors.New("an address is not ASCII")
 	errBadPath       = errors.New("not an address")
 	errStrangers     = errors.New("AUTH is required first")
+	errSize          = errors.New("SIZE is more than a message may have")
 	errNested        = errors.New("a second MAIL")
 	errNeedsTLS      = errors.New("AUTH without TLS")
 	errTooManyTries  = errors.New("too many failed logins from this address")
@@ -77,6 +78,7 @@ var refusals = []refusal{
 	{ErrTryLater, 451, smtp.EnhancedCode{4, 3, 0}, "not possible just now, please try again later"},
 	// What is said in commands.
 	{errNested, 503, smtp.EnhancedCode{5, 5, 1}, "a message is being sent already: RSET first"},
+	{errSize, 552, smtp.EnhancedCode{5, 3, 4}, "message too large"},
 	{errBadPath, 553, smtp.EnhancedCode{5, 1, 3}, "not a mail address"},
 	{errNeedsUTF8, 553, smtp.EnhancedCode{5, 6, 7}, "addresses that are not ASCII (SMTPUTF8) are not supported here"},
 	{errNotYourHeader, 550, smtp.EnhancedCode{5, 7, 1}, "the header's sender is not an address of the account logged in: choose the account that owns it, or add the address to this one"},

@@ -101,6 +101,8 @@ func (s *session) Mail(_ string, opts *smtp.MailOptions) (err error) {
 		return errStrangers
 	case s.tx != nil:
 		return errNested
+	case s.w.huge:
+		return errSize
 	}
 	from, err := s.path()
 	if err != nil {

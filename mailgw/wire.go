@@ -4,7 +4,10 @@ import (
 	"bytes"
 	"errors"
 	"io"
+	"math"
 	"net"
+	"regexp"
+	"strconv"
 	"strings"
 	"sync"
 	"time"
@@ -40,6 +43,7 @@ type wire struct {
 	lo, hi     int
 	feed       []byte // what go-smtp reads next
 	line       string // the last command line, without its end
+	huge       bool   // its SIZE is over maxMessage, and more than go-smtp can read
 	pushed     string // a command line to be handled again
 	out        []byte // a reply line go-smtp has not finished
 	sasl       bool   // the next line answers a 334
@@ -113,7 +117,7 @@ func (w *wire) next() error {
 		w.feed = []byte(line + "\r\n")
 		return nil
 	}
-	w.line = line
+	w.line, w.huge = line, false
 	verb, arg, _ := strings.Cut(line, " ")
 	switch {
 	case strings.HasPrefix(strings.ToUpper(line), "STARTTLS") && w.offerTLS:
@@ -133,9 +137,25 @@ func (w *wire) next() error {
 		w.feed = []byte("\r\n") // go-smtp answers "bad syntax" and counts it
 	default:
 		w.chunked = false
+		if strings.EqualFold(verb, "MAIL") {
+			line = longSize.ReplaceAllStringFunc(line, w.shorten)
+		}
 		w.feed = []byte(line + "\r\n")
 	}
 	return nil
+}
+
+// longSize finds a SIZE that may not fit into 32 bits, where go-smtp calls it a mistake. RFC 1870, 4 allows 20 digits.
+var longSize = regexp.MustCompile(`(?i)\bSIZE=[0-9]{10,20}\b`)
+
+// shorten hides a SIZE from go-smtp that it cannot read, and notes whether it is too large.
+func (w *wire) shorten(param string) string {
+	n, err := strconv.ParseUint(param[len("SIZE="):], 10, 64)
+	if err == nil && n <= math.MaxUint32 {
+		return param
+	}
+	w.huge = w.huge || err != nil || n > uint64(w.maxMessage)
+	return "SIZE=0"
 }
 
 // atEnd says what go-smtp is told about err while it waits for a command.
