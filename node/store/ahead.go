@@ -18,10 +18,14 @@ const maxWindow = 64
 
 // plain is the content of one chunk. Its memory goes back where it came from with release.
 type plain struct {
-	number int
+	number int   // in the file
+	offset int64 // likewise
 	bytes  []byte
 	free   func()
 }
+
+// covers tells whether the byte at off is one of these.
+func (p *plain) covers(off int64) bool { return off >= p.offset && off < p.offset+int64(len(p.bytes)) }
 
 func (p *plain) release() {
 	if p.free != nil {
@@ -57,7 +61,7 @@ func (f *File) startAhead(first int) *ahead {
 
 func (f *File) readAhead(ctx context.Context, a *ahead) error {
 	window := 1
-	for i := a.first; i < len(f.m.links); window = min(4*window, maxWindow) {
+	for i := a.first; ; window = min(4*window, maxWindow) {
 		if i > a.first {
 			select {
 			case <-a.more:
@@ -65,7 +69,11 @@ func (f *File) readAhead(ctx context.Context, a *ahead) error {
 				return context.Cause(ctx)
 			}
 		}
-		end := min(i+window, len(f.m.links))
+		l, _, err := f.outline.leafOf(ctx, i)
+		if l == nil || err != nil {
+			return err
+		}
+		end := min(i+window, l.first()+len(l.links))
 		if err := f.fetch(ctx, i, end, func(p plain) error {
 			select {
 			case a.chunks <- p:
@@ -79,7 +87,6 @@ func (f *File) readAhead(ctx context.Context, a *ahead) error {
 		}
 		i = end
 	}
-	return nil
 }
 
 // reaches tells whether chunk i comes soon enough to wait for it.
@@ -112,73 +119,93 @@ func (a *ahead) stop() {
 	a.wg.Wait()
 }
 
-// fetch asks the Source for chunks [from, to) and passes their content on in order.
+// fetch asks the Source for chunks [from, to), which the file has, and passes their content on in
+// order.
 func (f *File) fetch(ctx context.Context, from, to int, yield func(plain) error) error {
-	i := from
-	for blk, err := range f.src.Blocks(ctx, slices.Clone(f.m.links[from:to])) {
-		if i == to {
-			break // what a Source says after the last block asked for is of no concern
-		}
+	for from < to {
+		l, at, err := f.outline.leafOf(ctx, from)
 		if err != nil {
-			return f.chunkError(i, err)
-		}
-		p, err := f.decrypt(ctx, i, blk)
-		if err != nil {
-			return f.chunkError(i, err)
-		}
-		if err := yield(p); err != nil {
 			return err
 		}
-		i++
-	}
-	if i < to {
-		if err := context.Cause(ctx); err != nil {
+		end := min(at+to-from, len(l.links))
+		if err := f.fetchLeaf(ctx, l, at, end, yield); err != nil {
 			return err
 		}
-		return f.chunkError(i, ErrNotFound)
+		from += end - at
 	}
 	return nil
 }
 
-func (f *File) chunkError(i int, err error) error {
-	return fmt.Errorf("chunk %d of %d (%s): %w", i, len(f.m.links), f.m.links[i], err)
+// fetchLeaf is fetch within one leaf.
+func (f *File) fetchLeaf(ctx context.Context, l *leaf, at, end int, yield func(plain) error) error {
+	for blk, err := range f.src.Blocks(ctx, slices.Clone(l.links[at:end])) {
+		if at == end {
+			break // what a Source says after the last block asked for is of no concern
+		}
+		if err != nil {
+			return l.chunkError(at, err)
+		}
+		p, err := f.decrypt(ctx, l, at, blk)
+		if err != nil {
+			return l.chunkError(at, err)
+		}
+		if err := yield(p); err != nil {
+			return err
+		}
+		at++
+	}
+	if at < end {
+		if err := context.Cause(ctx); err != nil {
+			return err
+		}
+		return l.chunkError(at, ErrNotFound)
+	}
+	return nil
 }
 
-// decrypt opens chunk i; the tag proves the bytes (T7). Memory that is ours to overwrite is
+func (l *leaf) chunkError(at int, err error) error {
+	return fmt.Errorf("chunk %d (%s): %w", l.first()+at, l.links[at], err)
+}
+
+// decrypt opens a chunk; the tag proves the bytes (T7). Memory that is ours to overwrite is
 // decrypted in place.
-func (f *File) decrypt(ctx context.Context, i int, blk blocks.Block) (plain, error) {
+func (f *File) decrypt(ctx context.Context, l *leaf, at int, blk blocks.Block) (plain, error) {
 	data := blk.RawData()
 	if s, ok := blk.(Scratch); ok {
-		if out, err := f.open(i, data[:0], data); err == nil {
-			return plain{number: i, bytes: out, free: s.Release}, nil
+		if out, err := l.open(at, data[:0], data); err == nil {
+			return l.plain(at, out, s.Release), nil
 		}
 		s.Release()
-	} else if p, err := f.openInto(i, data); err == nil {
+	} else if p, err := l.openInto(at, data); err == nil {
 		return p, nil
 	}
-	data, err := refetch(ctx, f.src, f.m.links[i])
+	data, err := refetch(ctx, f.src, l.links[at])
 	if err != nil {
 		return plain{}, err
 	}
-	return f.openInto(i, data)
+	return l.openInto(at, data)
+}
+
+func (l *leaf) plain(at int, content []byte, free func()) plain {
+	return plain{number: l.first() + at, offset: l.offsets[at], bytes: content, free: free}
 }
 
 // openInto decrypts into memory of its own.
-func (f *File) openInto(i int, sealed []byte) (plain, error) {
-	buf := getBuffer(int(f.m.sizes[i]))
-	out, err := f.open(i, buf[:0], sealed)
+func (l *leaf) openInto(at int, sealed []byte) (plain, error) {
+	buf := getBuffer(int(l.sizes[at]))
+	out, err := l.open(at, buf[:0], sealed)
 	if err != nil {
 		putBuffer(buf)
 		return plain{}, err
 	}
-	return plain{number: i, bytes: out, free: func() { putBuffer(buf) }}, nil
+	return l.plain(at, out, func() { putBuffer(buf) }), nil
 }
 
-func (f *File) open(i int, dst, sealed []byte) ([]byte, error) {
-	if int64(len(sealed)) != f.m.sizes[i]+tagSize {
+func (l *leaf) open(at int, dst, sealed []byte) ([]byte, error) {
+	if int64(len(sealed)) != l.sizes[at]+tagSize {
 		return nil, ErrCorrupt
 	}
-	out, err := openTo(dst, f.m.keys[i], sealed, nil)
+	out, err := openTo(dst, l.keys[at], sealed, nil)
 	if err != nil {
 		return nil, ErrCorrupt
 	}

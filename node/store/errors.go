@@ -18,7 +18,7 @@ var (
 	// ErrTooLarge says that a block is larger than MaxBlock.
 	ErrTooLarge = errors.New("block is too large")
 	// ErrTooManyChunks says that a file needs more than MaxChunks chunks.
-	ErrTooManyChunks = errors.New("file has too many chunks for one manifest")
+	ErrTooManyChunks = errors.New("file has too many chunks")
 	// ErrWrongKey says that a manifest was not sealed under the key given.
 	ErrWrongKey = errors.New("manifest does not open with this key")
 	// ErrManifest says that a block is no manifest, or not one this version wrote or can read.
@@ -32,6 +32,8 @@ const (
 	// MaxBlock is the largest block the store takes, in bytes: 2 MiB, the limit of what block
 	// exchange protocols carry.
 	MaxBlock = 2 << 20
-	// MaxChunks is the largest number of chunks of a file, about 8 GiB.
-	MaxChunks = 8000
+	// maxLinks is the largest number of links in one manifest: the manifest of about 8 GiB is 620 KiB.
+	maxLinks = 8000
+	// MaxChunks is the largest number of chunks of a file, more than 60 TiB: a tree has two levels.
+	MaxChunks = maxLinks * maxLinks
 )

@@ -6,7 +6,6 @@ import (
 	"fmt"
 	"io"
 	"iter"
-	"sort"
 	"sync"
 
 	blocks "github.com/ipfs/go-block-format"
@@ -30,8 +29,7 @@ type Refetcher interface {
 // be called concurrently; ReadAt may, with them and itself. Close may be called at any time.
 type File struct {
 	src     Source
-	m       *manifest
-	offsets []int64         // where each chunk begins, and the end
+	outline *outline
 	ctx     context.Context // the File's life, from OpenFile to Close
 	cancel  context.CancelCauseFunc
 
@@ -49,14 +47,11 @@ type File struct {
 // the File: when it is done, reads fail. Close must be called. Errors name the chunk by its number
 // in the file and its CID; ErrCorrupt means that bytes came which are not the chunk's.
 func OpenFile(ctx context.Context, root cid.Cid, key [32]byte, src Source) (*File, error) {
-	m, err := fetchManifest(ctx, root, key, src)
+	o, err := openOutline(ctx, root, key, src)
 	if err != nil {
 		return nil, fmt.Errorf("open file %s: %w", root, err)
 	}
-	f := &File{src: src, m: m, offsets: make([]int64, 1, len(m.sizes)+1)}
-	for i, n := range m.sizes {
-		f.offsets = append(f.offsets, f.offsets[i]+n)
-	}
+	f := &File{src: src, outline: o}
 	f.ctx, f.cancel = context.WithCancelCause(ctx)
 	return f, nil
 }
@@ -94,12 +89,7 @@ func refetch(ctx context.Context, src Source, c cid.Cid) ([]byte, error) {
 }
 
 // Size returns the number of bytes of content.
-func (f *File) Size() int64 { return f.offsets[len(f.offsets)-1] }
-
-// chunkAt returns the number of the chunk that holds the byte at off, which is in the file.
-func (f *File) chunkAt(off int64) int {
-	return sort.Search(len(f.m.sizes), func(i int) bool { return f.offsets[i+1] > off })
-}
+func (f *File) Size() int64 { return f.outline.size() }
 
 // Read implements io.Reader. Reading on fetches and decrypts ahead.
 func (f *File) Read(p []byte) (int, error) {
@@ -147,20 +137,22 @@ func (f *File) rest() ([]byte, error) {
 	if f.pos >= f.Size() {
 		return nil, io.EOF
 	}
-	i := f.chunkAt(f.pos)
-	if f.cur.bytes == nil || f.cur.number != i {
+	if !f.cur.covers(f.pos) {
+		i, err := f.outline.chunkAt(f.ctx, f.pos)
+		if err != nil {
+			return nil, err
+		}
 		f.cur.release()
 		if f.ahead == nil || !f.ahead.reaches(i) {
 			f.stopAhead()
 			f.ahead = f.startAhead(i)
 		}
-		var err error
 		if f.cur, err = f.ahead.take(i); err != nil {
 			f.stopAhead() // another Read tries again
 			return nil, err
 		}
 	}
-	return f.cur.bytes[f.pos-f.offsets[i]:], nil
+	return f.cur.bytes[f.pos-f.cur.offset:], nil
 }
 
 func (f *File) usable() error {

@@ -119,7 +119,7 @@ func TestT3_SmallRangeTouchesOneChunk(t *testing.T) {
 	} {
 		src := newMapSource(blks)
 		f := openFile(t, src, sealed)
-		off := f.offsets[5] + 10
+		off := f.outline.held[0].offsets[5] + 10
 		p := make([]byte, 1000)
 		if err := read(f, p, off); err != nil || !bytes.Equal(p, data[off:off+1000]) {
 			t.Errorf("%s: %v", name, err)
@@ -158,7 +158,7 @@ func TestFile_ReadsAheadWithinBounds(t *testing.T) {
 		if err != nil {
 			t.Fatal(err)
 		}
-		p := make([]byte, f.offsets[2]) // two chunks: the second window is begun
+		p := make([]byte, f.outline.held[0].offsets[2]) // two chunks: the second window is begun
 		if _, err := io.ReadFull(f, p); err != nil {
 			t.Fatal(err)
 		}

@@ -70,7 +70,7 @@ func TestGolden_Cuts(t *testing.T) {
 func TestGolden_Manifest(t *testing.T) {
 	t.Parallel()
 	m, k := sampleManifest()
-	blk, key, err := m.seal(&k)
+	blk, key, err := m.seal(&k, forRoot)
 	if err != nil {
 		t.Fatal(err)
 	}

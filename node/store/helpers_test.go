@@ -141,10 +141,10 @@ func sealSmall(t testing.TB, data []byte, size int) (Sealed, []blocks.Block) {
 	t.Helper()
 	var out []blocks.Block
 	k := scopeKey("a")
-	s := sealing{key: k, chunkKey: k.subkey(forChunk), emit: func(_ context.Context, b blocks.Block) error {
+	s := newSealing(k, func(_ context.Context, b blocks.Block) error {
 		out = append(out, b)
 		return nil
-	}}
+	})
 	for part := range slices.Chunk(data, size) {
 		c := &chunk{plain: part, size: int64(len(part))}
 		s.encrypt(c)

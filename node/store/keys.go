@@ -17,7 +17,7 @@ type purpose byte
 
 const (
 	forChunk   purpose = 'c' // content
-	forTree    purpose = 't' // manifests below a root, not written yet
+	forTree    purpose = 't' // manifests below a root
 	forRoot    purpose = 'r' // root manifests
 	forCutting purpose = 'k' // the chunker's gear table
 	forTag     purpose = 's' // the scope's tag in a manifest

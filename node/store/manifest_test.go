@@ -47,7 +47,7 @@ func TestT3_LinksNeedNoKey(t *testing.T) {
 func TestT3_EveryBitOfAManifestCounts(t *testing.T) {
 	t.Parallel()
 	m, k := sampleManifest()
-	blk, key, err := m.seal(&k)
+	blk, key, err := m.seal(&k, forRoot)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -70,7 +70,7 @@ func TestT3_EveryBitOfAManifestCounts(t *testing.T) {
 func TestT3_StrangersManifestsAreRefused(t *testing.T) {
 	t.Parallel()
 	m, k := sampleManifest()
-	good, _, err := m.seal(&k)
+	good, _, err := m.seal(&k, forRoot)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -88,9 +88,13 @@ func TestT3_StrangersManifestsAreRefused(t *testing.T) {
 	}
 	dagLink := nameOf(cid.DagCBOR, []byte("x")).Bytes()
 	for name, data := range map[string][]byte{
-		"empty":               nil,
-		"later version":       encode(func(w *wireManifest) { w.Version = 2 }),
-		"tree":                encode(func(w *wireManifest) { w.Kind = treeManifest }),
+		"empty":            nil,
+		"later version":    encode(func(w *wireManifest) { w.Version = 2 }),
+		"tree over chunks": encode(func(w *wireManifest) { w.Kind = treeManifest }),
+		"tree of one leaf": encode(func(w *wireManifest) {
+			w.Kind, w.Links = treeManifest, w.Links[:1]
+			w.Links[0].Content = append([]byte{0}, dagLink...)
+		}),
 		"unknown kind":        encode(func(w *wireManifest) { w.Kind = 9 }),
 		"no chunker":          encode(func(w *wireManifest) { w.Chunker = 0 }),
 		"other tag":           encode(func(w *wireManifest) { w.Links[0].Number = 41 }),
@@ -116,17 +120,27 @@ func TestT3_StrangersManifestsAreRefused(t *testing.T) {
 
 func FuzzManifest(f *testing.F) {
 	m, k := sampleManifest()
-	blk, key, err := m.seal(&k)
+	blk, key, err := m.seal(&k, forRoot)
 	if err != nil {
 		f.Fatal(err)
 	}
 	f.Add(blk.RawData())
 	empty := manifest{epoch: 1}
-	none, _, err := empty.seal(&k)
+	none, _, err := empty.seal(&k, forRoot)
 	if err != nil {
 		f.Fatal(err)
 	}
 	f.Add(none.RawData())
+	tree := manifest{kind: treeManifest, epoch: 1}
+	for i := range 2 {
+		tree.links = append(tree.links, nameOf(cid.DagCBOR, []byte{byte(i)}))
+		tree.keys, tree.sizes = append(tree.keys, [32]byte{}), append(tree.sizes, 1)
+	}
+	over, treeKey, err := tree.seal(&k, forRoot)
+	if err != nil {
+		f.Fatal(err)
+	}
+	f.Add(over.RawData())
 	f.Add([]byte{0xa0})
 	f.Fuzz(func(t *testing.T, data []byte) {
 		w, links, err := decodeManifest(data)
@@ -140,12 +154,14 @@ func FuzzManifest(f *testing.F) {
 			t.Error("accepted bytes that are not the canonical encoding")
 		}
 		for _, c := range links {
-			if _, err := digestOf(c); err != nil || c.Type() != cid.Raw {
+			if _, err := digestOf(c); err != nil || (c.Type() == cid.Raw) != (w.Kind == listManifest) {
 				t.Errorf("link %s: %v", c, err)
 			}
 		}
-		if m, err := openManifest(data, key); err == nil && !bytes.Equal(data, blk.RawData()) {
-			t.Errorf("opened bytes nobody sealed: %v", m)
+		for _, key := range [][32]byte{key, treeKey} {
+			if m, err := openManifest(data, key); err == nil && !bytes.Equal(data, blk.RawData()) && !bytes.Equal(data, over.RawData()) {
+				t.Errorf("opened bytes nobody sealed: %v", m)
+			}
 		}
 	})
 }
@@ -154,16 +170,16 @@ func FuzzManifest(f *testing.F) {
 func FuzzSealedPart(f *testing.F) {
 	f.Add([]byte{0xa0}, 0)
 	f.Add([]byte{0xa4, 0x61, 'k', 0x40, 0x61, 'n', 0, 0x61, 's', 0x50, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0x61, 'z', 0x80}, 0)
-	f.Fuzz(func(t *testing.T, data []byte, chunks int) {
-		p, err := decodeSealed(data, chunks)
+	f.Fuzz(func(t *testing.T, data []byte, links int) {
+		p, err := decodeSealed(data, uint64(links&1), links)
 		if err != nil {
 			if !errors.Is(err, ErrManifest) {
 				t.Errorf("refused with %v", err)
 			}
 			return
 		}
-		if len(p.keys) != chunks || len(p.sizes) != chunks {
-			t.Errorf("%d keys, %d sizes for %d chunks", len(p.keys), len(p.sizes), chunks)
+		if len(p.keys) != links || len(p.sizes) != links {
+			t.Errorf("%d keys, %d sizes for %d links", len(p.keys), len(p.sizes), links)
 		}
 	})
 }

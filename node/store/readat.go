@@ -40,18 +40,22 @@ func (f *File) ReadAt(p []byte, off int64) (n int, err error) {
 
 // readAt fills p, which lies within the file.
 func (f *File) readAt(p []byte, off int64) (n int, err error) {
-	from, to := f.chunkAt(off), f.chunkAt(off+int64(len(p))-1)+1
-	if got, ok := f.last.copy(from, p, off-f.offsets[from]); ok {
-		if n = got; n == len(p) {
-			return n, nil
-		}
-		from++
+	if n = f.last.copy(p, off); n == len(p) {
+		return n, nil
+	}
+	from, err := f.outline.chunkAt(f.ctx, off+int64(n))
+	if err != nil {
+		return n, err
+	}
+	last, err := f.outline.chunkAt(f.ctx, off+int64(len(p))-1)
+	if err != nil {
+		return n, err
 	}
 	ctx, cancel := context.WithCancel(f.ctx)
 	defer cancel()
-	err = f.fetch(ctx, from, to, func(c plain) error {
-		n += copy(p[n:], c.bytes[off+int64(n)-f.offsets[c.number]:])
-		if c.number == to-1 {
+	err = f.fetch(ctx, from, last+1, func(c plain) error {
+		n += copy(p[n:], c.bytes[off+int64(n)-c.offset:])
+		if c.number == last {
 			f.last.set(c)
 		} else {
 			c.release()
@@ -81,14 +85,14 @@ func (l *lastChunk) enter() error {
 
 func (l *lastChunk) leave() { l.calls.Done() }
 
-// copy fills p from the chunk kept, if it is this one.
-func (l *lastChunk) copy(number int, p []byte, off int64) (int, bool) {
+// copy begins p with what the chunk kept has from off on.
+func (l *lastChunk) copy(p []byte, off int64) int {
 	l.mu.Lock()
 	defer l.mu.Unlock()
-	if l.chunk.bytes == nil || l.chunk.number != number {
-		return 0, false
+	if !l.chunk.covers(off) {
+		return 0
 	}
-	return copy(p, l.chunk.bytes[off:]), true
+	return copy(p, l.chunk.bytes[off-l.chunk.offset:])
 }
 
 func (l *lastChunk) set(c plain) {

@@ -25,20 +25,19 @@ type Sealed struct {
 	Root   cid.Cid  // the manifest, a DAG-CBOR block
 	Key    [32]byte // opens the manifest, and through it the file
 	Size   int64    // bytes of content
-	Chunks int      // blocks besides the manifest, repeated ones counted each time
+	Chunks int      // blocks besides manifests, repeated ones counted each time
 }
 
 // sealAhead bounds the chunks between the reader and emit. With one that is being cut, and plaintext
 // and ciphertext of those under way, Seal stays under 24 MiB.
 const sealAhead = 4
 
-// Seal reads r to its end, cuts it into chunks, encrypts them and hands each block to emit, the
-// manifest last. emit is called from one goroutine, in order, and may keep the blocks. Seal uses at
+// Seal reads r to its end, cuts it into chunks, encrypts them and hands each block to emit, children
+// before the manifest that lists them and the root last. emit is called from one goroutine, in order, and may keep the blocks. Seal uses at
 // most about 24 MiB, and returns only when all it started has ended: a Read that blocks is waited
 // for, even after ctx is done. Errors of r and emit are wrapped.
 func Seal(ctx context.Context, r io.Reader, k ScopeKey, emit func(context.Context, blocks.Block) error) (Sealed, error) {
-	s := sealing{key: k, chunkKey: k.subkey(forChunk), emit: emit}
-	s.m.epoch, s.m.scope = k.Epoch, scopeTag(&k)
+	s := newSealing(k, emit)
 	cut, single, err := newCutter(r, &k)
 	if err != nil {
 		return Sealed{}, fmt.Errorf("seal: read content: %w", err)
@@ -60,7 +59,10 @@ type sealing struct {
 	key      ScopeKey
 	chunkKey [32]byte
 	emit     func(context.Context, blocks.Block) error
-	m        manifest // owned by the goroutine that emits
+
+	// Owned by the goroutine that emits:
+	m   manifest // what was emitted and no manifest lists yet
+	top manifest // the leaves emitted so far; none unless the file is long
 }
 
 // A chunk passes through the pipeline and comes out sealed.
@@ -71,6 +73,13 @@ type chunk struct {
 	cid    cid.Cid
 	sealed []byte
 	done   chan struct{} // closed when the four above are set
+}
+
+func newSealing(k ScopeKey, emit func(context.Context, blocks.Block) error) *sealing {
+	s := &sealing{key: k, chunkKey: k.subkey(forChunk), emit: emit}
+	s.m.epoch, s.m.scope = k.Epoch, scopeTag(&k)
+	s.top.kind, s.top.epoch, s.top.scope = treeManifest, s.m.epoch, s.m.scope
+	return s
 }
 
 // encrypt fills in what follows from plain. The ciphertext is not from a pool: emit may keep it.
@@ -138,16 +147,13 @@ type chunkReader interface{ next() ([]byte, error) }
 
 // cutAll passes chunks on until the stream or ctx ends.
 func (s *sealing) cutAll(ctx context.Context, cut chunkReader, order, work chan<- *chunk) error {
-	for n := 0; ; n++ {
+	for {
 		plain, err := cut.next()
 		if err == io.EOF {
 			return nil
 		}
 		if err != nil {
 			return fmt.Errorf("seal: read content: %w", err)
-		}
-		if n == MaxChunks {
-			return fmt.Errorf("seal: %w (%d are the limit)", ErrTooManyChunks, MaxChunks)
 		}
 		c := &chunk{plain: plain, size: int64(len(plain)), done: make(chan struct{})}
 		select {
@@ -166,6 +172,11 @@ func (s *sealing) deliver(ctx context.Context, c *chunk) error {
 	if err != nil {
 		return err
 	}
+	if len(s.m.links) == maxLinks {
+		if err := s.leaf(ctx); err != nil {
+			return err
+		}
+	}
 	s.m.links = append(s.m.links, c.cid)
 	s.m.keys = append(s.m.keys, c.key)
 	s.m.sizes = append(s.m.sizes, c.size)
@@ -182,14 +193,37 @@ func (s *sealing) send(ctx context.Context, blk blocks.Block) error {
 	return nil
 }
 
-// finish emits the manifest.
+// leaf emits a manifest of the chunks that none lists yet, for a tree.
+func (s *sealing) leaf(ctx context.Context) error {
+	if len(s.top.links) == maxLinks {
+		return fmt.Errorf("seal: %w (%d are the limit)", ErrTooManyChunks, MaxChunks)
+	}
+	blk, key, err := s.m.seal(&s.key, forTree)
+	if err != nil {
+		return fmt.Errorf("seal: %w", err)
+	}
+	s.top.links = append(s.top.links, blk.Cid())
+	s.top.keys = append(s.top.keys, key)
+	s.top.sizes = append(s.top.sizes, s.m.size())
+	s.m.links, s.m.keys, s.m.sizes = s.m.links[:0], s.m.keys[:0], s.m.sizes[:0]
+	return s.send(ctx, blk)
+}
+
+// finish emits the root: the manifest of all chunks, or the tree over the leaves.
 func (s *sealing) finish(ctx context.Context) (Sealed, error) {
-	root, key, err := s.m.seal(&s.key)
+	m, chunks := &s.m, len(s.top.links)*maxLinks+len(s.m.links)
+	if len(s.top.links) > 0 {
+		if err := s.leaf(ctx); err != nil {
+			return Sealed{}, err
+		}
+		m = &s.top
+	}
+	root, key, err := m.seal(&s.key, forRoot)
 	if err != nil {
 		return Sealed{}, fmt.Errorf("seal: %w", err)
 	}
 	if err := s.send(ctx, root); err != nil {
 		return Sealed{}, err
 	}
-	return Sealed{Root: root.Cid(), Key: key, Size: s.m.size(), Chunks: len(s.m.links)}, nil
+	return Sealed{Root: root.Cid(), Key: key, Size: m.size(), Chunks: chunks}, nil
 }

@@ -9,7 +9,6 @@ import (
 	"runtime"
 	"slices"
 	"strings"
-	"sync"
 	"sync/atomic"
 	"testing"
 	"testing/iotest"
@@ -198,37 +197,23 @@ func TestSeal_ContextEnds(t *testing.T) {
 
 func TestT3_TooManyChunks(t *testing.T) {
 	t.Parallel()
-	order, work := make(chan *chunk), make(chan *chunk)
-	var wg sync.WaitGroup
-	n := 0
-	wg.Go(func() {
-		for c := range order {
-			putBuffer((<-work).plain)
-			n += int(c.size)
-		}
-	})
-	err := new(sealing).cutAll(t.Context(), oneByteChunks{}, order, work)
-	close(order)
-	wg.Wait()
-	if !errors.Is(err, ErrTooManyChunks) || n != MaxChunks {
-		t.Errorf("after %d chunks: %v", n, err)
+	s := sealing{key: scopeKey("a"), emit: func(context.Context, blocks.Block) error { return nil }}
+	s.top.links = make([]cid.Cid, maxLinks)
+	if err := s.leaf(t.Context()); !errors.Is(err, ErrTooManyChunks) {
+		t.Errorf("one leaf more than a tree has: %v", err)
 	}
 }
-
-type oneByteChunks struct{}
-
-func (oneByteChunks) next() ([]byte, error) { return []byte{1}, nil }
 
 func TestT3_LargestManifestIsABlock(t *testing.T) {
 	t.Parallel()
 	k := scopeKey("a")
 	m := manifest{epoch: 1<<32 - 1}
-	for i := range MaxChunks {
+	for i := range maxLinks {
 		m.links = append(m.links, cidOf(cid.Raw, sha256.Sum256([]byte{byte(i), byte(i >> 8)})))
 		m.keys = append(m.keys, [32]byte{byte(i)})
 		m.sizes = append(m.sizes, chunkMax)
 	}
-	blk, key, err := m.seal(&k)
+	blk, key, err := m.seal(&k, forRoot)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -236,7 +221,7 @@ func TestT3_LargestManifestIsABlock(t *testing.T) {
 		t.Errorf("manifest has %d bytes", len(blk.RawData()))
 	}
 	got, err := openManifest(blk.RawData(), key)
-	if err != nil || got.size() != int64(MaxChunks)*chunkMax {
+	if err != nil || got.size() != int64(maxLinks)*chunkMax {
 		t.Errorf("largest manifest: %v", err)
 	}
 }
