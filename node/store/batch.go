@@ -24,6 +24,7 @@ type Batch struct {
 	store *Store
 	kind  Kind
 	needs map[*pack]int64 // each pack must be durable up to here
+	turn  uint64          // so must the blocks touched up to this turn
 	ended bool
 }
 
@@ -78,7 +79,7 @@ func (b *Batch) add(ctx context.Context, blk blocks.Block, d digest) error {
 	if err := s.room(len(blk.RawData()) + 64); err != nil {
 		return err
 	}
-	p, end, err := s.appendBlock(b.kind, blk, d)
+	p, end, err := s.appendBlock(b.kind, blk, d, nil)
 	if err != nil {
 		return err
 	}
@@ -87,8 +88,10 @@ func (b *Batch) add(ctx context.Context, blk blocks.Block, d digest) error {
 }
 
 // hit tells whether the store holds the block already, and makes the batch wait for its pack where
-// it is not durable yet. Finding and noting happen under the lock with which a collector condemns
-// (T5): pins will be noted here. A cached block is a hit for a cached one only.
+// it is not durable yet. Finding and noting happen under the lock with which the collector condemns
+// (T5): a block that was added in an earlier epoch is noted with the present one, which is what keeps
+// it from being collected until whoever adds it has had the time to say so in the ledger. A cached
+// block is a hit for a cached one only.
 func (b *Batch) hit(d digest) (bool, error) {
 	s := b.store
 	s.mu.Lock()
@@ -102,7 +105,10 @@ func (b *Batch) hit(d digest) (bool, error) {
 		if err != nil {
 			return false, err
 		}
-		if ok && p.flags&condemned == 0 {
+		if ok && p.flags&condemned == 0 && !(k == Kept && s.doomed[d]) {
+			if b.kind == Kept && p.epoch < s.epoch {
+				s.touched[d], b.turn = s.turn, s.turn
+			}
 			return true, nil
 		}
 		if b.kind == Kept {
@@ -125,8 +131,15 @@ func (b *Batch) Commit(ctx context.Context) error {
 		return err
 	}
 	defer s.leave()
+	return b.commit(ctx)
+}
+
+// commit is Commit within an operation.
+func (b *Batch) commit(ctx context.Context) error {
+	s := b.store
+	b.ended = true
 	for {
-		wait, err := s.settled(b.needs)
+		wait, err := s.settled(b.needs, b.turn)
 		if err != nil {
 			return fmt.Errorf("commit batch: %w", err)
 		}
@@ -144,9 +157,9 @@ func (b *Batch) Commit(ctx context.Context) error {
 	}
 }
 
-// settled removes from needs what is durable. While something is left it returns a channel that is
-// closed after the next round.
-func (s *Store) settled(needs map[*pack]int64) (<-chan struct{}, error) {
+// settled removes from needs what is durable. While something is left, or a turn is, it returns a
+// channel that is closed after the next round.
+func (s *Store) settled(needs map[*pack]int64, turn uint64) (<-chan struct{}, error) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	for p, end := range needs {
@@ -156,7 +169,10 @@ func (s *Store) settled(needs map[*pack]int64) (<-chan struct{}, error) {
 			return nil, p.err
 		}
 	}
-	if len(needs) == 0 {
+	if s.turned < turn && s.turnErr != nil {
+		return nil, s.turnErr
+	}
+	if len(needs) == 0 && s.turned >= turn {
 		return nil, nil
 	}
 	return s.rounded, nil

@@ -4,15 +4,16 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"maps"
 	"time"
 
 	"github.com/cockroachdb/pebble/v2"
 	blocks "github.com/ipfs/go-block-format"
 )
 
-// appendBlock writes a block to the active pack of its kind and makes it findable. The caller holds
-// appending of that kind.
-func (s *Store) appendBlock(k Kind, blk blocks.Block, d digest) (*pack, int64, error) {
+// appendBlock writes a block to the active pack of its kind and makes it findable. Where it was moved
+// from elsewhere, it keeps its epoch. The caller holds appending of that kind.
+func (s *Store) appendBlock(k Kind, blk blocks.Block, d digest, from *place) (*pack, int64, error) {
 	data := blk.RawData()
 	p, at, err := s.packFor(k, len(data))
 	if err != nil {
@@ -32,7 +33,10 @@ func (s *Store) appendBlock(k Kind, blk blocks.Block, d digest) (*pack, int64, e
 	if p.err != nil { // a sync failed meanwhile
 		return nil, 0, p.err
 	}
-	w := written{digest: d, place: place{pack: p.id, offset: offset, length: len(data)}}
+	w := written{digest: d, place: place{pack: p.id, offset: offset, length: len(data), epoch: s.epoch}}
+	if from != nil {
+		w.place.epoch = from.epoch
+	}
 	p.written = end
 	p.unindexed = append(p.unindexed, w)
 	if !p.dirty {
@@ -164,14 +168,18 @@ func (s *Store) round() {
 		p.unindexed, p.dirty = nil, false
 	}
 	s.dirty = nil
+	touched, epoch, turn := maps.Clone(s.touched), s.epoch, s.turn
+	if len(touched) > 0 {
+		s.turn++
+	}
 	s.mu.Unlock()
-	if len(took) == 0 {
+	if len(took) == 0 && len(touched) == 0 {
 		return
 	}
 	for i := range took {
 		took[i].err = s.syncPack(took[i].pack)
 	}
-	err := s.writeRound(took)
+	err := s.writeRound(took, touched, epoch)
 
 	s.mu.Lock()
 	defer s.mu.Unlock()
@@ -185,14 +193,27 @@ func (s *Store) round() {
 			s.settlePack(t)
 		}
 	}
+	if len(touched) > 0 {
+		s.turnErr = err
+	}
+	if err == nil && len(touched) > 0 {
+		s.turned = turn
+		for d, t := range s.touched {
+			if t <= turn {
+				delete(s.touched, d)
+			}
+		}
+	}
 	close(s.rounded)
 	s.rounded = make(chan struct{})
 }
 
-// writeRound notes in the index what was synced. Its batch is synced when much is behind, and when a
-// pack failed: that it is closed must not be forgotten.
-func (s *Store) writeRound(took []taken) error {
-	sync := false
+// writeRound notes in the index what was synced and what was met again. Its batch is synced when much
+// is behind, and when it says what the packs do not: that one failed, or that a block was met again.
+func (s *Store) writeRound(took []taken, touched map[digest]uint64, epoch uint32) error {
+	s.placing.Lock()
+	defer s.placing.Unlock()
+	sync := len(touched) > 0
 	for _, t := range took {
 		sync = sync || t.err != nil
 		for _, w := range t.blocks {
@@ -200,7 +221,13 @@ func (s *Store) writeRound(took []taken) error {
 		}
 	}
 	sync = sync || s.lag >= indexEvery
-	if err := s.index.write(sync, func(b *pebble.Batch) error { return fillRound(b, took) }); err != nil {
+	err := s.index.write(sync, func(b *pebble.Batch) error {
+		if err := s.fillTouched(b, touched, epoch); err != nil {
+			return err
+		}
+		return fillRound(b, took, touched, epoch)
+	})
+	if err != nil {
 		return err
 	}
 	if sync {
@@ -223,9 +250,28 @@ func (s *Store) syncPack(p *pack) error {
 	return nil
 }
 
+// fillTouched gives blocks that were met again the present epoch. None is condemned: hit and the
+// collector see to that.
+func (s *Store) fillTouched(b *pebble.Batch, touched map[digest]uint64, epoch uint32) error {
+	for d := range touched {
+		p, ok, err := s.index.find(Kept, d)
+		if err != nil {
+			return err
+		}
+		if !ok || p.epoch >= epoch {
+			continue
+		}
+		p.epoch = epoch
+		if err := putPlace(b, Kept, d, p); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
 // fillRound notes what was synced. Of a pack whose sync failed it notes that nothing more is to be
 // looked for there: after a failed sync, what reads back may not be what the disk has.
-func fillRound(b *pebble.Batch, took []taken) error {
+func fillRound(b *pebble.Batch, took []taken, touched map[digest]uint64, epoch uint32) error {
 	for _, t := range took {
 		if t.err != nil {
 			if err := putPack(b, t.pack.kind, t.pack.id, packRecord{flags: retired, indexed: t.pack.durable}); err != nil {
@@ -234,6 +280,9 @@ func fillRound(b *pebble.Batch, took []taken) error {
 			continue
 		}
 		for _, w := range t.blocks {
+			if _, again := touched[w.digest]; again && t.pack.kind == Kept { // met again while it was moved
+				w.place.epoch = epoch
+			}
 			if err := putPlace(b, t.pack.kind, w.digest, w.place); err != nil {
 				return err
 			}

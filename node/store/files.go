@@ -28,6 +28,7 @@ type packFile struct {
 	vfs.File
 	users int
 	used  uint64 // the clock when it was last asked for
+	gone  bool   // closed by whoever gives it back last
 }
 
 func newOpenPacks(fs vfs.FS, dir string) *openPacks {
@@ -59,8 +60,28 @@ func (o *openPacks) acquire(k Kind, id uint64) (*packFile, error) {
 
 func (o *openPacks) release(f *packFile) {
 	o.mu.Lock()
+	defer o.mu.Unlock()
 	f.users--
-	o.mu.Unlock()
+	if f.gone && f.users == 0 {
+		f.Close()
+	}
+}
+
+// drop forgets a pack that is to be deleted; who reads it now may finish.
+func (o *openPacks) drop(k Kind, id uint64) {
+	o.mu.Lock()
+	defer o.mu.Unlock()
+	key := packKeyed{k, id}
+	f, ok := o.files[key]
+	if !ok {
+		return
+	}
+	delete(o.files, key)
+	if f.users == 0 {
+		f.Close()
+	} else {
+		f.gone = true
+	}
 }
 
 // evict closes the file nobody reads that was asked for longest ago; where all are in use, one more

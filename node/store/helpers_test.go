@@ -130,7 +130,7 @@ func condemn(t testing.TB, s *Store, d digest) {
 		t.Fatal(ok, err)
 	}
 	p.flags |= condemned
-	if err := s.index.writeAlive(func(b *pebble.Batch) error { return putPlace(b, Kept, d, p) }); err != nil {
+	if err := s.index.writeAlive(true, func(b *pebble.Batch) error { return putPlace(b, Kept, d, p) }); err != nil {
 		t.Fatal(err)
 	}
 }

@@ -1,6 +1,7 @@
 package store
 
 import (
+	"bytes"
 	"encoding/binary"
 	"errors"
 	"fmt"
@@ -16,12 +17,15 @@ import (
 
 // The index is a Pebble database of its own. Its keys:
 //
-//	"b" kind multihash   where a block lies: flags (1 byte), pack (8), offset of its bytes (8), length (4)
+//	"b" kind multihash   where a block lies: flags (1 byte), pack (8), offset of its bytes (8), length (4),
+//	                     epoch in which it was added last (4; version 1 had none, which reads as 0)
+//	"e"                  the present epoch (4)
+//	"s"                  the digest at which a scrub goes on
 //	"p" kind pack (8)    a pack: flags (1), the offset up to which its blocks are indexed (8)
 //	"v"                  the format version (1)
 //
 // Numbers are big-endian, kind is 'k' or 'c'. Flags this version does not know are kept as they are.
-const indexVersion = 1
+const indexVersion = 2
 
 const (
 	// condemned is set on a block by the collector before it goes; a condemned block is never a hit
@@ -44,6 +48,7 @@ type place struct {
 	pack   uint64
 	offset int64 // of the block's bytes, after length and CID
 	length int
+	epoch  uint32 // in which it was added last (T6)
 }
 
 // packRecord is what the index knows of a pack.
@@ -112,12 +117,24 @@ func (x *index) checkVersion() error {
 	switch {
 	case err != nil:
 		return err
-	case !ok:
-		return x.writeAlive(func(b *pebble.Batch) error { return b.Set([]byte("v"), []byte{indexVersion}, nil) })
+	case !ok || len(v) == 1 && v[0] == 1: // version 1 is read as it is, and written as version 2
+		return x.writeAlive(true, func(b *pebble.Batch) error { return b.Set([]byte("v"), []byte{indexVersion}, nil) })
 	case len(v) != 1 || v[0] != indexVersion:
 		return fmt.Errorf("format %x is not %d, the one this program knows", v, indexVersion)
 	}
 	return nil
+}
+
+// epoch reads the present epoch; 0 where none was set.
+func (x *index) epoch() (uint32, error) {
+	v, ok, err := x.get([]byte("e"))
+	if err != nil || !ok {
+		return 0, err
+	}
+	if len(v) != 4 {
+		return 0, fmt.Errorf("read block index: epoch of %d bytes", len(v))
+	}
+	return binary.BigEndian.Uint32(v), nil
 }
 
 // close closes the database, or leaves it as it is when it is dead.
@@ -158,15 +175,63 @@ func (x *index) find(k Kind, d digest) (place, bool, error) {
 	if err != nil || !ok {
 		return place{}, false, err
 	}
-	if len(v) != 21 {
-		return place{}, false, fmt.Errorf("read block index: place of %d bytes", len(v))
+	p, err := decodePlace(v)
+	return p, err == nil, err
+}
+
+func decodePlace(v []byte) (place, error) {
+	if len(v) != 21 && len(v) != 25 {
+		return place{}, fmt.Errorf("read block index: place of %d bytes", len(v))
 	}
-	return place{
+	p := place{
 		flags:  v[0],
 		pack:   binary.BigEndian.Uint64(v[1:]),
 		offset: int64(binary.BigEndian.Uint64(v[9:])),
 		length: int(binary.BigEndian.Uint32(v[17:])),
-	}, true, nil
+	}
+	if len(v) == 25 {
+		p.epoch = binary.BigEndian.Uint32(v[21:])
+	}
+	return p, nil
+}
+
+// An entry is a block in the index.
+type entry struct {
+	digest
+	place
+}
+
+// page reads up to n entries of a kind from a digest on, and says where the next page begins; done
+// after the last.
+func (x *index) page(k Kind, from digest, n int) (entries []entry, next digest, done bool, err error) {
+	prefix := blockKey(k, digest{})[:4]
+	it, err := x.db.NewIter(&pebble.IterOptions{LowerBound: blockKey(k, from), UpperBound: prefixEnd(prefix)})
+	if err != nil {
+		return nil, from, false, fmt.Errorf("read block index: %w", err)
+	}
+	defer func() { err = errors.Join(err, it.Close()) }()
+	for it.First(); it.Valid(); it.Next() {
+		d, ok := bytes.CutPrefix(it.Key(), prefix)
+		if !ok || len(d) != len(digest{}) {
+			return nil, from, false, fmt.Errorf("read block index: key of %d bytes", len(it.Key()))
+		}
+		if len(entries) == n {
+			return entries, digest(d), false, nil
+		}
+		p, err := decodePlace(it.Value())
+		if err != nil {
+			return nil, from, false, err
+		}
+		entries = append(entries, entry{digest(d), p})
+	}
+	return entries, from, true, it.Error()
+}
+
+// prefixEnd is the first key after all that begin with prefix, whose last byte is not 0xff.
+func prefixEnd(prefix []byte) []byte {
+	end := bytes.Clone(prefix)
+	end[len(end)-1]++
+	return end
 }
 
 func (x *index) pack(k Kind, id uint64) (packRecord, bool, error) {
@@ -180,12 +245,26 @@ func (x *index) pack(k Kind, id uint64) (packRecord, bool, error) {
 	return packRecord{flags: v[0], indexed: int64(binary.BigEndian.Uint64(v[1:]))}, true, nil
 }
 
+// lastPack is the highest number of a pack that the index has a record of; 0 where it has none.
+func (x *index) lastPack(k Kind) (id uint64, err error) {
+	from := packKey(k, 0)
+	it, err := x.db.NewIter(&pebble.IterOptions{LowerBound: from, UpperBound: prefixEnd(from[:2])})
+	if err != nil {
+		return 0, fmt.Errorf("read block index: %w", err)
+	}
+	if it.Last() && len(it.Key()) == len(from) {
+		id = binary.BigEndian.Uint64(it.Key()[2:])
+	}
+	return id, errors.Join(it.Error(), it.Close())
+}
+
 func putPlace(b *pebble.Batch, k Kind, d digest, p place) error {
-	v := make([]byte, 0, 21)
+	v := make([]byte, 0, 25)
 	v = append(v, p.flags)
 	v = binary.BigEndian.AppendUint64(v, p.pack)
 	v = binary.BigEndian.AppendUint64(v, uint64(p.offset))
 	v = binary.BigEndian.AppendUint32(v, uint32(p.length))
+	v = binary.BigEndian.AppendUint32(v, p.epoch)
 	return b.Set(blockKey(k, d), v, nil)
 }
 
@@ -244,10 +323,10 @@ func (l *indexLogger) Fatalf(format string, args ...any) {
 	select {} // Pebble holds locks and expects no return
 }
 
-// writeAlive is write, synced, for a caller that must go on when Pebble gives up, as Open must.
-func (x *index) writeAlive(fill func(*pebble.Batch) error) error {
+// writeAlive is write for a caller that must go on when Pebble gives up: all but the committer.
+func (x *index) writeAlive(sync bool, fill func(*pebble.Batch) error) error {
 	done := make(chan error, 1)
-	go func() { done <- x.write(true, fill) }()
+	go func() { done <- x.write(sync, fill) }()
 	select {
 	case err := <-done:
 		return err

@@ -3,6 +3,7 @@ package store
 import (
 	"context"
 	"crypto/sha256"
+	"errors"
 	"fmt"
 	"iter"
 
@@ -58,14 +59,10 @@ func (s *Store) read(ctx context.Context, c cid.Cid, buffer func(int) []byte) (d
 		return d, nil, err
 	}
 	defer s.leave()
-	k, p, err := s.locate(d)
-	if err != nil {
+	p, f, err := s.openAt(d)
+	if err != nil && !errors.Is(err, errOpenPack) {
 		return d, nil, fmt.Errorf("block %s: %w", c, err)
 	}
-	if p.length > MaxBlock {
-		return d, nil, fmt.Errorf("block %s: %w: index says %d bytes", c, ErrCorrupt, p.length)
-	}
-	f, err := s.files.acquire(k, p.pack)
 	if err != nil {
 		s.log.ErrorContext(ctx, "pack cannot be opened", "cid", c, "pack", packName(p.pack), "error", err)
 		return d, nil, fmt.Errorf("block %s: %w: %w", c, ErrCorrupt, err)
@@ -77,6 +74,30 @@ func (s *Store) read(ctx context.Context, c cid.Cid, buffer func(int) []byte) (d
 		return d, nil, fmt.Errorf("block %s: %w: %w", c, ErrCorrupt, err)
 	}
 	return d, data, nil
+}
+
+var errOpenPack = errors.New("open pack")
+
+// openAt finds a block and opens its pack, which is to be given back.
+func (s *Store) openAt(d digest) (place, *packFile, error) {
+	var last place
+	for {
+		k, p, err := s.locate(d)
+		if err != nil {
+			return place{}, nil, err
+		}
+		if p.length > MaxBlock {
+			return p, nil, fmt.Errorf("%w: index says %d bytes", ErrCorrupt, p.length)
+		}
+		f, err := s.files.acquire(k, p.pack)
+		if err == nil {
+			return p, f, nil
+		}
+		if p == last { // it was not moved: the pack should be there
+			return p, nil, fmt.Errorf("%w: %w", errOpenPack, err)
+		}
+		last = p
+	}
 }
 
 // locate finds a block, kept before cached, durable or not. What waits is asked first: a round puts

@@ -29,6 +29,11 @@ func (s *Store) recoverKind(ctx context.Context, k Kind) error {
 		return err
 	}
 	slices.Sort(names)
+	known, err := s.index.lastPack(k)
+	if err != nil {
+		return err
+	}
+	s.nextPack = max(s.nextPack, known+1) // a number is used once, though its pack is gone
 	var last *pack
 	for _, name := range names {
 		id, ok := packID(name)
@@ -178,7 +183,7 @@ func (r *recovery) section(at int64) (w written, next int64, ok bool, err error)
 		return w, 0, false, nil // a full disk: the end is here
 	}
 	if !filler {
-		w = written{digest: d, place: place{pack: r.id, offset: offset, length: length}}
+		w = written{digest: d, place: place{pack: r.id, offset: offset, length: length, epoch: r.store.epoch}}
 	}
 	return w, offset + int64(length), true, nil
 }
@@ -218,7 +223,7 @@ func (r *recovery) settle(found []written, end int64, last bool) (next int64, us
 
 func (r *recovery) index(found []written, upto int64, flags byte) error {
 	x := r.store.index
-	return x.writeAlive(func(b *pebble.Batch) error {
+	return x.writeAlive(true, func(b *pebble.Batch) error {
 		for _, w := range found {
 			if _, ok, err := x.find(r.kind, w.digest); ok || err != nil {
 				if err != nil {

@@ -8,6 +8,7 @@ package store
 
 import (
 	"context"
+	"encoding/binary"
 	"fmt"
 	"io"
 	"log/slog"
@@ -63,7 +64,7 @@ const (
 
 // A Store keeps blocks in pack files on one disk. Its methods may be called concurrently.
 //
-// Where locks are held together the order is life, appending, mu.
+// Where locks are held together the order is life, collecting, appending, placing, mu.
 type Store struct {
 	fs       vfs.FS
 	dir      string
@@ -92,12 +93,23 @@ type Store struct {
 	appending [kinds]sync.Mutex
 	active    [kinds]*pack
 
+	// placing is held by whoever changes places in the index: rounds and the collector.
+	placing sync.Mutex
+	// collecting is held by the one who collects, erases or evicts.
+	collecting sync.Mutex
+
 	// mu guards the fields below and what packs say they put under it. It is also the lock under
 	// which a collector must condemn: a hit is found and noted under it (T5).
 	mu       sync.Mutex
 	pending  [kinds]map[digest]*pendingBlock // written, not yet in the index
 	dirty    []*pack                         // packs with something for the next round
 	unsynced int64
+	epoch    uint32            // the present one (T6)
+	touched  map[digest]uint64 // kept blocks met again, whose entries need the present epoch; by turn
+	turn     uint64            // which round takes what is touched now; from 1
+	turned   uint64            // the last turn that is durable
+	turnErr  error             // why the last round could not write one
+	doomed   map[digest]bool   // about to be condemned: no hits any more
 	nextPack uint64
 	rounded  chan struct{} // closed and replaced when a commit round has ended
 }
@@ -128,6 +140,9 @@ func Open(ctx context.Context, c Config) (*Store, error) {
 		done:     make(chan struct{}),
 		rounded:  make(chan struct{}),
 		nextPack: 1,
+		turn:     1,
+		touched:  make(map[digest]uint64),
+		doomed:   make(map[digest]bool),
 	}
 	if s.fs == nil {
 		s.fs = vfs.Default
@@ -165,6 +180,9 @@ func (s *Store) start(ctx context.Context, cache *pebble.Cache) (err error) {
 		return err
 	}
 	if s.index, err = openIndex(s.fs, s.fs.PathJoin(s.dir, "index"), cache, s.log, s.fatal); err != nil {
+		return err
+	}
+	if s.epoch, err = s.index.epoch(); err != nil {
 		return err
 	}
 	s.files = newOpenPacks(s.fs, s.dir)
@@ -227,6 +245,36 @@ func (s *Store) leave() { s.life.RUnlock() }
 
 // ID returns the random name the store was given when it was created: a wiped disk has another one.
 func (s *Store) ID() [16]byte { return s.id }
+
+// Epoch returns the present epoch: every block that is added, or met again by Add, is noted with it
+// before its batch is committed (T6).
+func (s *Store) Epoch() uint32 {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return s.epoch
+}
+
+// SetEpoch begins an epoch; it is durable on return. One that is not later than the present does
+// nothing.
+func (s *Store) SetEpoch(epoch uint32) error {
+	if err := s.enter(); err != nil {
+		return err
+	}
+	defer s.leave()
+	if epoch <= s.Epoch() {
+		return nil
+	}
+	err := s.index.writeAlive(true, func(b *pebble.Batch) error {
+		return b.Set([]byte("e"), binary.BigEndian.AppendUint32(nil, epoch), nil)
+	})
+	if err != nil {
+		return fmt.Errorf("begin epoch %d: %w", epoch, err)
+	}
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.epoch = max(s.epoch, epoch)
+	return nil
+}
 
 // Fatal yields an error once the index can no longer be written; the node must then stop (L11).
 func (s *Store) Fatal() <-chan error { return s.fatal }
