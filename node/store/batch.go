@@ -5,6 +5,7 @@ import (
 	"fmt"
 
 	blocks "github.com/ipfs/go-block-format"
+	"github.com/ipfs/go-cid"
 )
 
 // A Kind says why a store holds a block.
@@ -28,12 +29,29 @@ type Batch struct {
 	ended bool
 }
 
+// begun notes that a batch is open: nothing that was added since it began is collected before it ends.
+func (s *Store) begun(b *Batch) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.batches[b] = s.epoch
+}
+
+// end ends the batch, which then protects nothing any more.
+func (b *Batch) end() {
+	s := b.store
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	delete(s.batches, b)
+}
+
 // NewBatch begins a batch of blocks of one kind. It must be ended with Commit or Abort.
 func (s *Store) NewBatch(k Kind) *Batch {
 	if k != Kept && k != Cached {
 		panic(fmt.Sprintf("store: batch of kind %d", k))
 	}
-	return &Batch{store: s, kind: k, needs: make(map[*pack]int64)}
+	b := &Batch{store: s, kind: k, needs: make(map[*pack]int64)}
+	s.begun(b)
+	return b
 }
 
 // Add writes the block, unless the store holds it already. It trusts that the block's CID is that
@@ -87,6 +105,31 @@ func (b *Batch) add(ctx context.Context, blk blocks.Block, d digest) error {
 	return nil
 }
 
+// Touch adds a block by its name alone: it is noted with the present epoch as if it had been added
+// again. ErrNotFound says that it is not here as this batch's kind. What a long upload added in earlier
+// epochs is touched at its end, when it is known what the upload was.
+func (b *Batch) Touch(c cid.Cid) error {
+	d, err := digestOf(c)
+	if err != nil {
+		return fmt.Errorf("touch block %s: %w", c, err)
+	}
+	if b.ended {
+		return fmt.Errorf("touch block %s: batch: %w", c, ErrClosed)
+	}
+	if err := b.store.enter(); err != nil {
+		return err
+	}
+	defer b.store.leave()
+	hit, err := b.hit(d)
+	if err == nil && !hit {
+		err = ErrNotFound
+	}
+	if err != nil {
+		return fmt.Errorf("touch block %s: %w", c, err)
+	}
+	return nil
+}
+
 // hit tells whether the store holds the block already, and makes the batch wait for its pack where
 // it is not durable yet. Finding and noting happen under the lock with which the collector condemns
 // (T5): a block that was added in an earlier epoch is noted with the present one, which is what keeps
@@ -125,7 +168,6 @@ func (b *Batch) Commit(ctx context.Context) error {
 	if b.ended {
 		return fmt.Errorf("commit batch: %w", ErrClosed)
 	}
-	b.ended = true
 	s := b.store
 	if err := s.enter(); err != nil {
 		return err
@@ -137,7 +179,7 @@ func (b *Batch) Commit(ctx context.Context) error {
 // commit is Commit within an operation.
 func (b *Batch) commit(ctx context.Context) error {
 	s := b.store
-	b.ended = true
+	defer b.end()
 	for {
 		wait, err := s.settled(b.needs, b.turn)
 		if err != nil {
@@ -180,4 +222,8 @@ func (s *Store) settled(needs map[*pack]int64, turn uint64) (<-chan struct{}, er
 
 // Abort ends the batch without waiting for anything. What was written stays as garbage for the
 // collector. After Commit it does nothing.
-func (b *Batch) Abort() { b.ended = true }
+func (b *Batch) Abort() {
+	if !b.ended {
+		b.end()
+	}
+}

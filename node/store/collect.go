@@ -13,7 +13,7 @@ import (
 // A Collection says what Collect may free.
 type Collection struct {
 	// Before is the first epoch whose blocks stay whether they are live or not: whoever added them may
-	// still be about to refer to them (T6).
+	// still be about to refer to them (T6). So do those added since the oldest open batch began.
 	Before uint32
 	// Live calls keep for every block that something refers to. It may be called several times. After
 	// an error nothing more is condemned.
@@ -46,10 +46,22 @@ func (s *Store) Collect(ctx context.Context, c Collection) (Collected, error) {
 	s.collecting.Lock()
 	defer s.collecting.Unlock()
 	r := collector{store: s, Collection: c, live: make(map[uint64]int64)}
+	r.Before = s.protected(c.Before)
 	if err := r.run(ctx); err != nil {
 		return r.done, fmt.Errorf("collect: %w", err)
 	}
 	return r.done, nil
+}
+
+// protected is the first epoch that stays because somebody is adding blocks. Batches that begin later
+// begin in the present epoch or a later one.
+func (s *Store) protected(before uint32) uint32 {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	for _, epoch := range s.batches {
+		before = min(before, epoch)
+	}
+	return before
 }
 
 // A collector is one Collect.

@@ -571,3 +571,46 @@ func TestT6_KilledWhileErasingFreshBlocks(t *testing.T) {
 		checkHeld(t, open(t, testConfig(t, fs)), true, fmt.Sprintf("moment %d", i), live)
 	}
 }
+
+// What an upload has added stays until its batch ends, however many epochs that takes; then it can be
+// touched, and has the two epochs that every upload has.
+func TestT6_LongUploads(t *testing.T) {
+	t.Parallel()
+	s := open(t, smallPacks(t, vfs.NewMem()))
+	early, other := rawBlock(random(500, 1)), rawBlock(random(500, 2))
+	if err := add(t.Context(), s, Kept, other); err != nil {
+		t.Fatal(err)
+	}
+	b := s.NewBatch(Kept)
+	if err := b.Add(t.Context(), early); err != nil {
+		t.Fatal(err)
+	}
+	if err := add(t.Context(), s, Kept, rawBlock(random(500, 3))); err != nil { // has early's round run
+		t.Fatal(err)
+	}
+	collect := func() {
+		t.Helper()
+		e := nextEpoch(t, s)
+		if _, err := s.Collect(t.Context(), Collection{Before: e - 1, Live: keepOnly()}); err != nil {
+			t.Fatal(err)
+		}
+	}
+	for range 4 {
+		collect()
+	}
+	checkHeld(t, s, true, "batch is open", early, other)
+	if err := b.Touch(rawBlock(random(500, 9)).Cid()); !errors.Is(err, ErrNotFound) {
+		t.Errorf("touched what is not here: %v", err)
+	}
+	if err := b.Touch(early.Cid()); err != nil {
+		t.Fatal(err)
+	}
+	if err := b.Commit(t.Context()); err != nil {
+		t.Fatal(err)
+	}
+	collect()
+	checkHeld(t, s, true, "an epoch later", early)
+	checkHeld(t, s, false, "an epoch later", other)
+	collect()
+	checkHeld(t, s, false, "two epochs later", early)
+}

@@ -110,6 +110,7 @@ type Store struct {
 	turned   uint64            // the last turn that is durable
 	turnErr  error             // why the last round could not write one
 	doomed   map[digest]bool   // about to be condemned: no hits any more
+	batches  map[*Batch]uint32 // open ones, with the epoch in which each began
 	nextPack uint64
 	rounded  chan struct{} // closed and replaced when a commit round has ended
 }
@@ -143,6 +144,7 @@ func Open(ctx context.Context, c Config) (*Store, error) {
 		turn:     1,
 		touched:  make(map[digest]uint64),
 		doomed:   make(map[digest]bool),
+		batches:  make(map[*Batch]uint32),
 	}
 	if s.fs == nil {
 		s.fs = vfs.Default
