@@ -187,7 +187,7 @@ func (n *Node) undo(ctx context.Context, id authz.SendingID) error {
 			if f.Sending == "" || f.Newest != 1 {
 				continue // it did not come with a message, or has been worked on since
 			}
-			if err := drive.Remove(tx, file); err != nil {
+			if _, err := drive.Remove(tx, file); err != nil {
 				return err
 			}
 		}

@@ -151,6 +151,7 @@ func addVersion(tx authz.ReadWriter, id authz.FileID, f *fileRecord, c Content, 
 		KeyEpoch: c.keyEpoch, Key: c.wrapped, Created: now,
 	})
 	tx.Put(rootKey(id, c.Root), numberValue(f.Newest))
+	tx.Put(userKey(c.Root, id), []byte{1})
 	tx.Put(contentKey(authz.AccountID(f.Account), f.Container, c.Root, f.Name), []byte(id))
 }
 
@@ -184,33 +185,6 @@ func WithRoot(tx authz.Reader, id authz.FileID, root cid.Cid) (File, Version, er
 	}
 	v, err := loadVersion(tx, id, numberOf(n))
 	return f.file(id), v, err
-}
-
-// Remove takes a file, its versions and its index entries away. The bytes stay
-// until nothing refers to them. Removing what is not there is no error.
-func Remove(tx authz.ReadWriter, id authz.FileID) error {
-	f, err := loadFile(tx, id)
-	if errors.Is(err, ErrNoFile) {
-		return nil
-	}
-	if err != nil {
-		return err
-	}
-	for n := uint32(1); n <= f.Newest; n++ {
-		v, err := loadVersion(tx, id, n)
-		if errors.Is(err, ErrNoVersion) {
-			continue
-		}
-		if err != nil {
-			return err
-		}
-		dropContent(tx, id, f, v.Root)
-		tx.Delete(rootKey(id, v.Root))
-		tx.Delete(versionKey(id, n))
-	}
-	tx.Delete(listKey(authz.AccountID(f.Account), f.Container, f.Name, id))
-	tx.Delete(fileKey(id))
-	return nil
 }
 
 // List yields the files of a container in the order of their names.

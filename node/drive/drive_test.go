@@ -169,7 +169,7 @@ func TestRemoveTakesAllItsRecords(t *testing.T) {
 		}
 	}
 	for range 2 {
-		if err := Remove(m, id); err != nil {
+		if _, err := Remove(m, id); err != nil {
 			t.Fatal(err)
 		}
 		if diff := cmp.Diff(want, m); diff != "" {

@@ -20,12 +20,18 @@ import (
 //	d r <file id> 0 <root>                         number of the latest version with that root
 //	d l <account> 0 <container> 0 <name> 0 <file id>   listing
 //	d c <account> 0 <container> 0 <root> <name>    the file of that name whose newest version is that root
+//	d u <root> <file id>                           a file some version of which has that root; a CID ends itself
+//	d x <file id>                                  burial: a file that is being deleted for good, or was
+//	d y <file id> 0 <root>                         a root that nothing refers to since a burial
 var (
 	fileKeys    = []byte("df")
 	versionKeys = []byte("dv")
 	rootKeys    = []byte("dr")
 	listKeys    = []byte("dl")
 	contentKeys = []byte("dc")
+	userKeys    = []byte("du")
+	burialKeys  = []byte("dx")
+	orphanKeys  = []byte("dy")
 )
 
 type fileRecord struct {
@@ -46,6 +52,17 @@ type versionRecord struct {
 	KeyEpoch  uint32    `cbor:"4,keyasint"`
 	Key       []byte    `cbor:"5,keyasint"` // root key, wrapped under the content key of KeyEpoch
 	Created   time.Time `cbor:"6,keyasint"`
+	replication.Unknown
+}
+
+type burialRecord struct {
+	Account  string    `cbor:"1,keyasint"`
+	Name     string    `cbor:"2,keyasint"`
+	At       time.Time `cbor:"3,keyasint"`
+	By       string    `cbor:"4,keyasint"`
+	Newest   uint32    `cbor:"5,keyasint"`           // versions the file had
+	Next     uint32    `cbor:"6,keyasint,omitempty"` // the version to be cleared next; 0 when all are
+	Versions uint32    `cbor:"7,keyasint,omitempty"` // cleared so far
 	replication.Unknown
 }
 
@@ -88,6 +105,14 @@ func contentKey(account authz.AccountID, container string, root cid.Cid, name st
 	k = append(append(k, 0), root.Bytes()...)
 	return append(k, name...)
 }
+
+func userPrefix(root cid.Cid) []byte { return append(slices.Clone(userKeys), root.Bytes()...) }
+
+func userKey(root cid.Cid, id authz.FileID) []byte { return append(userPrefix(root), id...) }
+
+func burialKey(id authz.FileID) []byte { return append(slices.Clone(burialKeys), id...) }
+
+func orphanPrefix(id authz.FileID) []byte { return append(append(slices.Clone(orphanKeys), id...), 0) }
 
 func numberValue(n uint32) []byte { return binary.BigEndian.AppendUint32(nil, n) }
 
