@@ -208,6 +208,35 @@ func RevokeFile(rw ReadWriter, id FileID, at time.Time, why string) (int, error)
 	return len(grants), nil
 }
 
+// EraseFile takes a file out of up to limit grants that name it, for good: not even that they named it is left. A grant
+// with no other file goes with it. It says how many grants those were; fewer than limit means that no more name it. A
+// grant that goes is unknown from then on, which to whoever holds its token is a refusal.
+func EraseFile(rw ReadWriter, id FileID, limit int) (int, error) {
+	var grants []Grant
+	for g, err := range GrantsOfFile(rw, id) {
+		if err != nil {
+			return 0, err
+		}
+		if len(grants) == limit {
+			break
+		}
+		grants = append(grants, g)
+	}
+	for _, g := range grants {
+		rest := slices.DeleteFunc(slices.Clone(g.Files), func(f GrantFile) bool { return f.File == id })
+		if len(rest) == 0 {
+			removeGrant(rw, &g)
+			continue
+		}
+		rw.Delete(grantByFileKey(id, g.ID))
+		g.Files = rest
+		if err := save(rw, GrantKey(g.ID), &g); err != nil {
+			return 0, err
+		}
+	}
+	return len(grants), nil
+}
+
 // Undo removes a sending and its grants as if they had never been, and returns the files they named that no other
 // grant refers to; the caller decides whether those came with this message. Doing it again does nothing (S1).
 func Undo(rw ReadWriter, id SendingID) ([]FileID, error) {

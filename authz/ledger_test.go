@@ -448,3 +448,49 @@ func TestKeyLayout(t *testing.T) {
 		t.Errorf("got %s, want %s", got, want)
 	}
 }
+
+// Erasing goes in steps and leaves no trace of the file, nor of grants that were for it alone.
+func TestEraseFile(t *testing.T) {
+	t.Parallel()
+	w := newWorld(t) // grant 1 names file1 and file2
+	for i := range byte(5) {
+		issue(t, w, SendingID('p'+rune(i)), 10+i, t0, "file1")
+	}
+	issue(t, w, "s9", 30, t0, "file9")
+	var steps []int
+	for {
+		n, err := EraseFile(w, "file1", 2)
+		check(t, err)
+		steps = append(steps, n)
+		if n < 2 {
+			break
+		}
+	}
+	if diff := cmp.Diff([]int{2, 2, 2, 0}, steps); diff != "" {
+		t.Errorf("steps: %s", diff)
+	}
+	if got := must(collect(GrantsOfFile(w, "file1"))); len(got) > 0 {
+		t.Errorf("grants still name it: %v", got)
+	}
+	for i := range byte(5) {
+		if _, err := LoadGrant(w, GrantID{10 + i}); !errors.Is(err, ErrNotFound) {
+			t.Errorf("grant %d: %v, want ErrNotFound", 10+i, err)
+		}
+	}
+	var left []GrantID
+	for _, g := range must(collect(ListGrants(w, "alice"))) {
+		left = append(left, g.ID)
+		if slices.ContainsFunc(g.Files, func(f GrantFile) bool { return f.File == "file1" }) {
+			t.Errorf("grant %s names it", g.ID)
+		}
+	}
+	if len(left) != 2 {
+		t.Errorf("left: %v, want the two that name other files", left)
+	}
+	if _, err := Decide(w, w.keys, Ask{Token: w.token, Root: rootTwo, Name: "报告.xlsx"}, t0); err != nil {
+		t.Errorf("the grant's other file: %v", err)
+	}
+	if _, err := Decide(w, w.keys, Ask{Token: w.token, Root: rootOne, Name: "report.pdf"}, t0); !errors.Is(err, ErrInvalidAccess) {
+		t.Errorf("the file itself: %v, want ErrInvalidAccess", err)
+	}
+}
