@@ -18,22 +18,39 @@ type Collection struct {
 	// Live calls keep for every block that something refers to. It may be called several times. After
 	// an error nothing more is condemned.
 	Live func(ctx context.Context, keep func(cid.Cid)) error
-	// Erase overwrites what is condemned at once. Otherwise its bytes stay until their pack is rewritten,
-	// which happens when less than half of it is live.
+	// Erase is for deletion that is to be proven: everything that is not live goes, and its bytes are
+	// overwritten at once. Otherwise one block in three hundred may be taken for live by mistake, and the
+	// bytes of the others stay until their pack is rewritten, when less than half of it is live.
 	Erase bool
 }
 
 // Collected is what one Collect did.
 type Collected struct {
-	Condemned int   // blocks that nothing refers to
-	Bytes     int64 // theirs
-	Packs     int   // that were given back to the disk
-	Freed     int64 // bytes of those, less what had to be moved
+	Before    uint32 // Collection.Before, or the epoch of the oldest open batch if that is earlier
+	Condemned int    // blocks that nothing refers to
+	Bytes     int64  // theirs
+	Packs     int    // that were given back to the disk
+	Freed     int64  // bytes of those, less what had to be moved
 }
 
-// filterMemory bounds what a collection remembers of live blocks, in bytes; more blocks than fit are
-// collected in several passes.
-const filterMemory = 8 << 20
+// markMemory bounds what a collection remembers of live blocks, in bytes; more blocks than fit are
+// collected in several passes. Where it has to be exact it may use eight times as much.
+const markMemory = 8 << 20
+
+// A marker remembers the digests of live blocks.
+type marker interface {
+	add(digest)
+	has(digest) bool
+}
+
+// exactly is a marker that makes no mistakes.
+type exactly map[digest]struct{}
+
+func (m exactly) add(d digest)      { m[d] = struct{}{} }
+func (m exactly) has(d digest) bool { _, ok := m[d]; return ok }
+
+// exactBits is about what a map needs for a digest.
+const exactBits = 8 * 64
 
 // Collect frees kept blocks that are not live and were added before an epoch (T6). It goes on beside
 // everything else; one Collect, Erase or EvictCache runs at a time. After an error, what was condemned
@@ -47,6 +64,7 @@ func (s *Store) Collect(ctx context.Context, c Collection) (Collected, error) {
 	defer s.collecting.Unlock()
 	r := collector{store: s, Collection: c, live: make(map[uint64]int64)}
 	r.Before = s.protected(c.Before)
+	r.done.Before = r.Before
 	if err := r.run(ctx); err != nil {
 		return r.done, fmt.Errorf("collect: %w", err)
 	}
@@ -68,7 +86,7 @@ func (s *Store) protected(before uint32) uint32 {
 type collector struct {
 	store *Store
 	Collection
-	memory int              // of a filter, in bytes; zero is filterMemory
+	memory int              // of a marker, in bytes; zero is markMemory
 	live   map[uint64]int64 // bytes that stay, by pack
 	done   Collected
 }
@@ -79,12 +97,20 @@ func (r *collector) run(ctx context.Context) error {
 		return err
 	}
 	if r.memory == 0 {
-		r.memory = filterMemory
+		r.memory = markMemory
 	}
-	passes := total*filterBits/8/r.memory + 1
+	bits, memory := filterBits, r.memory
+	if r.Erase {
+		bits, memory = exactBits, 8*r.memory
+	}
+	passes := total*bits/8/memory + 1
 	for i := range passes {
 		part := span{from: uint64(i), of: uint64(passes)}
-		if err := r.pass(ctx, part, total/passes+total/8+64); err != nil {
+		var live marker = make(exactly)
+		if !r.Erase {
+			live = newFilter(min(total/passes+total/8+64, math.MaxInt32))
+		}
+		if err := r.pass(ctx, part, live); err != nil {
 			return err
 		}
 	}
@@ -134,8 +160,7 @@ func (r *collector) each(ctx context.Context, from digest, fn func([]entry) (boo
 }
 
 // pass marks and sweeps one span.
-func (r *collector) pass(ctx context.Context, part span, digests int) error {
-	live := newFilter(min(digests, math.MaxInt32))
+func (r *collector) pass(ctx context.Context, part span, live marker) error {
 	err := r.Live(ctx, func(c cid.Cid) {
 		if d, err := digestOf(c); err == nil && part.has(d) {
 			live.add(d)

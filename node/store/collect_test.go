@@ -335,6 +335,24 @@ func failCollectStep(t *testing.T, f fault, n int) int {
 	return step
 }
 
+// A deletion that is to be proven takes nothing for live by mistake.
+func TestT6_ErasingIsExact(t *testing.T) {
+	t.Parallel()
+	s := open(t, testConfig(t, vfs.NewMem()))
+	live, dead := rawBlocks(50, 30, 0), rawBlocks(2000, 30, 1000)
+	if err := add(t.Context(), s, Kept, append(dead, live...)...); err != nil {
+		t.Fatal(err)
+	}
+	r := collector{store: s, memory: 512, live: make(map[uint64]int64), Collection: Collection{Before: 1, Live: keepOnly(live...), Erase: true}}
+	if err := r.run(t.Context()); err != nil {
+		t.Fatal(err)
+	}
+	if n := len(s.indexed(t, Kept)); n != len(live) || r.done.Condemned != len(dead) {
+		t.Errorf("%d blocks are left, %d were condemned", n, r.done.Condemned)
+	}
+	checkHeld(t, s, true, "erased", live...)
+}
+
 func TestT6_ErasedBytesAreGone(t *testing.T) {
 	t.Parallel()
 	mem := vfs.NewMem()
