@@ -210,37 +210,41 @@ func (k *keeper) postponed(root cid.Cid) bool {
 // heal makes this node hold root, and the ledger know it. With whole it is for a row in which the
 // node is Incoming: then a root that does not list it as missing needs no word.
 func (k *keeper) heal(ctx context.Context, root cid.Cid, whole bool) error {
-	wanted, listed := false, false
+	var was standing
 	err := k.c.led.View(func(tx scanner) (err error) {
-		wanted, listed, err = k.place(tx, root)
+		was, err = k.stands(tx, root)
 		return err
 	})
 	if err != nil {
 		return err
 	}
+	// What was made durable before the last two epochs may have gone before the root was wanted here;
+	// from now on Live names it.
+	since, acked := k.c.acked.since(root)
 	fetched := false
-	if wanted && !k.c.acked.has(root) {
+	if was.wanted && (!acked || lapsed(since, was.epoch)) {
 		if fetched, err = k.fetch(ctx, root); err != nil {
 			return fmt.Errorf("copy root %s: %w", root, err)
 		}
-		k.c.acked.add(root)
+		since = was.epoch
+		k.c.acked.add(root, since)
 		k.c.tell(root)
 	}
-	if whole && !listed {
+	if whole && !was.listed {
 		return nil
 	}
 	err = k.c.led.Update(ctx, func(tx ledgerTx) error {
-		// Since it was looked at the root may have been recorded anew, or come to be wanted: then it
-		// stays on the list.
-		now, listed, err := k.place(tx, root)
+		// Since it was looked at the root may have been recorded anew, or come to be wanted, or not to be
+		// for so long that it was collected: then it stays on the list.
+		now, err := k.stands(tx, root)
 		if err != nil {
 			return err
 		}
-		if now && listed && !wanted {
+		if now.wanted && now.listed && (!was.wanted || lapsed(since, now.epoch)) {
 			return errLater
 		}
 		tx.Delete(missingKey(k.c.cfg.Self, root))
-		if !wanted { // whoever wants it here again makes the row Incoming
+		if !was.wanted { // whoever wants it here again makes the row Incoming
 			return nil
 		}
 		return found(tx, k.c.cfg.Self, root)
@@ -248,25 +252,35 @@ func (k *keeper) heal(ctx context.Context, root cid.Cid, whole bool) error {
 	if err != nil {
 		return fmt.Errorf("root %s, to be settled: %w", root, err)
 	}
-	k.c.log.InfoContext(ctx, "a copy that was missing is settled", "root", root, "wanted", wanted, "fetched", fetched)
+	k.c.log.InfoContext(ctx, "a copy that was missing is settled", "root", root, "wanted", was.wanted, "fetched", fetched)
 	return nil
 }
 
-// place says whether the ledger wants root here and lists it as missing here.
-func (k *keeper) place(tx Reader, root cid.Cid) (wanted, listed bool, err error) {
+// A standing is what the ledger says of a root and this node.
+type standing struct {
+	wanted bool   // it should be here
+	listed bool   // as missing
+	epoch  uint32 // this node's, of collection
+}
+
+func (k *keeper) stands(tx Reader, root cid.Cid) (s standing, err error) {
+	if s.epoch, err = epochOf(tx, k.c.cfg.Self); err != nil {
+		return s, err
+	}
 	rec, err := getRecord(tx, root)
 	if errors.Is(err, ErrNotRecorded) {
-		return false, false, nil
+		return s, nil
 	}
 	if err != nil {
-		return false, false, err
+		return s, err
 	}
 	row, _, err := k.c.tables.row(tx, rec.Partition)
 	if err != nil {
-		return false, false, err
+		return s, err
 	}
 	seat, ok := seatOf(row, k.c.cfg.Self)
-	return ok && seat.wanted(), rec.misses(k.c.cfg.Self), nil
+	s.wanted, s.listed = ok && seat.wanted(), rec.misses(k.c.cfg.Self)
+	return s, nil
 }
 
 // found takes a node off a root's missing list.

@@ -322,7 +322,7 @@ func TestReleaseIsRefusedWhereWanted(t *testing.T) {
 		t.Errorf("an extra copy may go before the row has its own: %v", err)
 	}
 	put(func(rec *rootRecord) { rec.found(cl.peers[1].id()) })
-	out.acked.add(f.root)
+	out.acked.add(f.root, 0)
 	if err := out.Release(t.Context(), f.root); err != nil {
 		t.Fatal(err)
 	}

@@ -13,6 +13,7 @@ import (
 //	cr ‖ root             record of a root                      (root.go)
 //	cp ‖ partition ‖ root 1; which roots a partition has, for whoever has to fetch it whole
 //	cm ‖ peer ‖ root      1; what a node has to fetch: it is in the record's missing list and in the row
+//	co ‖ peer             uvarint; the node's epoch of collection (epochs.go)
 //
 // group is one byte from '0' to '9' and 'a' to 'f', partition two bytes big-endian, root the bytes
 // of its CID, peer a length byte and the bytes of its id.
@@ -21,6 +22,7 @@ const (
 	rootPrefix      = "cr"
 	partitionPrefix = "cp"
 	missingPrefix   = "cm"
+	epochPrefix     = "co"
 )
 
 var present = []byte{1}
@@ -42,3 +44,5 @@ func missingKeys(id peer.ID) []byte {
 }
 
 func missingKey(id peer.ID, root cid.Cid) []byte { return append(missingKeys(id), root.Bytes()...) }
+
+func epochKey(id peer.ID) []byte { return append(append([]byte(epochPrefix), byte(len(id))), id...) }

@@ -24,6 +24,7 @@ type memLedger struct {
 	data    map[string][]byte
 	changed chan struct{}
 	refuse  error // of Update
+	happens bool  // although it is refused
 }
 
 func newMemLedger() *memLedger {
@@ -58,7 +59,7 @@ func (l *memLedger) View(fn func(tx scanner) error) error {
 func (l *memLedger) Update(ctx context.Context, fn func(tx ledgerTx) error) error {
 	l.mu.Lock()
 	defer l.mu.Unlock()
-	if l.refuse != nil {
+	if l.refuse != nil && !l.happens {
 		return l.refuse
 	}
 	tx := memTx{maps.Clone(l.data)}
@@ -68,7 +69,7 @@ func (l *memLedger) Update(ctx context.Context, fn func(tx ledgerTx) error) erro
 	l.data = tx.data
 	close(l.changed)
 	l.changed = make(chan struct{})
-	return nil
+	return l.refuse
 }
 
 func (l *memLedger) Watch(ctx context.Context, prefix []byte) iter.Seq2[replication.Change, error] {

@@ -19,6 +19,10 @@ type Placed struct {
 	Root      cid.Cid
 	Partition uint16
 	Copies    []Copy // who acknowledged, this node included where it keeps the blocks
+
+	need   int                // copies that must count when it is recorded
+	sites  map[peer.ID]string // of nodes
+	epochs map[peer.ID]uint32 // of nodes, read before they were sent a block (T6)
 }
 
 // A rootRecord is what the ledger says of one root (P2). Its holders are the row's nodes that are
@@ -94,6 +98,8 @@ func putRecord(tx ReadWriter, root cid.Cid, r *rootRecord) error {
 // Record writes the root's record, inside the transaction that creates what refers to the root: its
 // holders are those that acknowledged and no others (P2). If the root is recorded already, that
 // record counts and nothing is written; the upload's blocks are garbage where they are not the same.
+// A copy whose node has begun two epochs of collection since the upload began does not count; ErrLapsed
+// where too few are left (T6).
 // It does nothing but read and write tx, so that it may run again.
 func (c *Copies) Record(tx ReadWriter, p Placed) error {
 	if !p.Root.Defined() || p.Partition >= Partitions || len(p.Copies) == 0 {
@@ -102,13 +108,17 @@ func (c *Copies) Record(tx ReadWriter, p Placed) error {
 	if _, ok := tx.Get(rootKey(p.Root)); ok {
 		return nil
 	}
+	copies, err := lasting(tx, p)
+	if err != nil {
+		return fmt.Errorf("record copies of %s: %w", p.Root, err)
+	}
 	row, _, err := c.tables.row(tx, p.Partition)
 	if err != nil {
 		return err
 	}
 	rec := &rootRecord{Partition: p.Partition}
 	for _, seat := range row {
-		if slices.Contains(p.Copies, seat.Copy) {
+		if slices.Contains(copies, seat.Copy) {
 			continue
 		}
 		rec.miss(seat.Node)
@@ -117,7 +127,7 @@ func (c *Copies) Record(tx ReadWriter, p Placed) error {
 		}
 	}
 	// A leaving seat may end at any moment: its copy counts as extra, which ends by Release alone.
-	for _, copy := range p.Copies {
+	for _, copy := range copies {
 		if seat, ok := seatOf(row, copy.Node); !ok || seat.State != Held || seat.Copy != copy {
 			rec.addExtra(copy)
 		}

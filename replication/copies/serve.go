@@ -117,10 +117,16 @@ func (c *Copies) servePush(ctx context.Context, from peer.ID, w *wire) {
 	c.pushes.Add(1)
 	defer c.pushes.Add(-1)
 	end := status{store: c.cfg.Disk.ID()}
+	epoch, err := c.epochHere()
+	if err != nil {
+		c.log.ErrorContext(ctx, "refused pushed blocks", "peer", from, "error", err)
+		_ = w.s.Reset()
+		return
+	}
 	root, err := c.takePush(ctx, w, end)
 	switch statusErr, refused := errors.AsType[*statusError](err); {
 	case err == nil:
-		c.hold(root)
+		c.hold(root, epoch)
 	case refused:
 		end.code, end.reason = statusErr.code, statusErr.reason
 		c.log.ErrorContext(ctx, "refused pushed blocks", "peer", from, "error", err)
@@ -296,9 +302,9 @@ func (c *Copies) beating(w *wire, beat status) (stop func()) {
 	}
 }
 
-// hold notes that everything under root is durable here.
-func (c *Copies) hold(root cid.Cid) {
-	c.acked.add(root)
+// hold notes that everything under root is durable here, added since this node's epoch was that.
+func (c *Copies) hold(root cid.Cid, epoch uint32) {
+	c.acked.add(root, epoch)
 	c.poke()
 	c.tell(root)
 }

@@ -25,7 +25,8 @@ type Upload struct {
 	need      int    // copies that must be durable
 	nodes     []Node // members at the start
 	site      map[peer.ID]string
-	ctx       context.Context // of the lanes; ends when they have no purpose any more
+	epochs    map[peer.ID]uint32 // of nodes, before the first block (T6)
+	ctx       context.Context    // of the lanes; ends when they have no purpose any more
 	cancel    context.CancelCauseFunc
 	unwatch   func() bool // of Begin's context
 	tape      *tape
@@ -52,6 +53,7 @@ func (c *Copies) Begin(ctx context.Context) (*Upload, error) {
 		c:       c,
 		nodes:   c.cfg.Nodes(),
 		site:    make(map[peer.ID]string),
+		epochs:  make(map[peer.ID]uint32),
 		tape:    newTape(),
 		changed: make(chan struct{}),
 		lanes:   make(map[*lane]Node),
@@ -68,6 +70,9 @@ func (c *Copies) Begin(ctx context.Context) (*Upload, error) {
 	u.need = max(1, min(c.cfg.Ack, c.cfg.Wanted, able))
 	row, err := u.choose(ctx)
 	if err != nil {
+		return nil, fmt.Errorf("begin upload: %w", err)
+	}
+	if err := u.readEpochs(u.nodes); err != nil {
 		return nil, fmt.Errorf("begin upload: %w", err)
 	}
 	u.ctx, u.cancel = context.WithCancelCause(c.life)
@@ -230,9 +235,9 @@ func (u *Upload) Commit(ctx context.Context, root cid.Cid) (Placed, error) {
 	u.unwatch()
 	u.linger()
 	if slices.ContainsFunc(copies, func(c Copy) bool { return c.Node == u.c.cfg.Self }) {
-		u.c.hold(root)
+		u.c.hold(root, u.epochs[u.c.cfg.Self])
 	}
-	return Placed{Root: root, Partition: u.partition, Copies: copies}, nil
+	return Placed{Root: root, Partition: u.partition, Copies: copies, need: u.need, sites: u.site, epochs: u.epochs}, nil
 }
 
 func (u *Upload) commitLocal(batch Batch) {
