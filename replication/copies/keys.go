@@ -13,6 +13,7 @@ import (
 //	cr ‖ root             record of a root                      (root.go)
 //	cp ‖ partition ‖ root 1; which roots a partition has, for whoever has to fetch it whole
 //	cm ‖ peer ‖ root      1; what a node has to fetch: it is in the record's missing list and in the row
+//	cx ‖ peer ‖ root      1; where the node's copy is extra
 //	co ‖ peer             uvarint; the node's epoch of collection (epochs.go)
 //
 // group is one byte from '0' to '9' and 'a' to 'f', partition two bytes big-endian, root the bytes
@@ -22,6 +23,7 @@ const (
 	rootPrefix      = "cr"
 	partitionPrefix = "cp"
 	missingPrefix   = "cm"
+	extraPrefix     = "cx"
 	epochPrefix     = "co"
 )
 
@@ -44,5 +46,11 @@ func missingKeys(id peer.ID) []byte {
 }
 
 func missingKey(id peer.ID, root cid.Cid) []byte { return append(missingKeys(id), root.Bytes()...) }
+
+func extraKeys(id peer.ID) []byte {
+	return append(append([]byte(extraPrefix), byte(len(id))), id...)
+}
+
+func extraKey(id peer.ID, root cid.Cid) []byte { return append(extraKeys(id), root.Bytes()...) }
 
 func epochKey(id peer.ID) []byte { return append(append([]byte(epochPrefix), byte(len(id))), id...) }

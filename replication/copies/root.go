@@ -39,6 +39,13 @@ func (r *rootRecord) misses(id peer.ID) bool {
 	return slices.ContainsFunc(r.Missing, func(b []byte) bool { return string(b) == string(id) })
 }
 
+func (r *rootRecord) missing() (out []peer.ID) {
+	for _, b := range r.Missing {
+		out = append(out, peer.ID(b))
+	}
+	return out
+}
+
 func (r *rootRecord) miss(id peer.ID) {
 	if !r.misses(id) {
 		r.Missing = append(r.Missing, []byte(id))
@@ -76,6 +83,10 @@ func getRecord(tx Reader, root cid.Cid) (*rootRecord, error) {
 	if !ok {
 		return nil, ErrNotRecorded
 	}
+	return decodeRecord(root, data)
+}
+
+func decodeRecord(root cid.Cid, data []byte) (*rootRecord, error) {
 	var r rootRecord
 	if err := replication.Unmarshal(data, &r); err != nil {
 		return nil, fmt.Errorf("record of %s: %w", root, err)
@@ -130,6 +141,7 @@ func (c *Copies) Record(tx ReadWriter, p Placed) error {
 	for _, copy := range copies {
 		if seat, ok := seatOf(row, copy.Node); !ok || seat.State != Held || seat.Copy != copy {
 			rec.addExtra(copy)
+			tx.Put(extraKey(copy.Node, p.Root), present)
 		}
 	}
 	tx.Put(partitionKey(p.Partition, p.Root), present)
@@ -205,6 +217,7 @@ func (c *Copies) Release(ctx context.Context, root cid.Cid) error {
 		}
 		rec.miss(self)
 		rec.dropExtra(self)
+		tx.Delete(extraKey(self, root))
 		return putRecord(tx, root, rec)
 	})
 	c.acked.remove(root) // a push may have come in between
