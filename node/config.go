@@ -91,6 +91,11 @@ type CopiesConfig struct {
 type StoreConfig struct {
 	Reserve Size `toml:"reserve" comment:"Free space that blocks may not use: it belongs to the ledger."`
 	Cache   Size `toml:"cache" comment:"Memory for the databases' shared block cache."`
+
+	CacheSize    Size     `toml:"cache-size" comment:"Disk space for blocks of other nodes that passed through this one."`
+	CollectEvery Duration `toml:"collect-every" comment:"How often blocks that nothing refers to are freed. While a deletion waits it is done more often."`
+	ScrubEvery   Duration `toml:"scrub-every" comment:"Pause between two readings of all blocks, to find and mend what a disk has lost. 0s: never."`
+	ScrubRate    Size     `toml:"scrub-rate" comment:"How much of the disk a scrub reads in a second, at most."`
 }
 
 // LedgerConfig is about this node's copy of the ledger.
@@ -129,7 +134,9 @@ func DefaultConfig(base int) Config {
 		Public:    Public{TrustedProxies: []string{}},
 		Mail:      Mail{Threshold: 256 << 10, MaxMessage: 2 << 30},
 		Copies:    CopiesConfig{Wanted: 3, Ack: 2},
-		Store:     StoreConfig{Reserve: 1 << 30, Cache: 32 << 20},
+		Store: StoreConfig{
+			Reserve: 1 << 30, Cache: 32 << 20, CacheSize: 4 << 30, CollectEvery: Duration(time.Hour), ScrubEvery: Duration(7 * 24 * time.Hour), ScrubRate: 16 << 20,
+		},
 	}
 }
 
@@ -233,6 +240,12 @@ func (c *Config) Validate() error {
 	}
 	if c.Copies.Wanted < 1 || c.Copies.Ack < 1 || c.Copies.Ack > c.Copies.Wanted {
 		return hint(fmt.Errorf("copies.wanted = %d, copies.ack = %d", c.Copies.Wanted, c.Copies.Ack), "1 <= ack <= wanted")
+	}
+	if c.Store.CollectEvery < Duration(time.Minute) && !c.Seams.Fast {
+		return hint(fmt.Errorf("store.collect-every = %s is too often", c.Store.CollectEvery), `use at least "1m": what was uploaded a moment ago must have been recorded by then`)
+	}
+	if c.Store.ScrubEvery < 0 || c.Store.ScrubRate < 1<<10 || c.Store.CacheSize < 0 {
+		return hint(fmt.Errorf("store.scrub-every = %s, scrub-rate = %s, cache-size = %s", c.Store.ScrubEvery, c.Store.ScrubRate, c.Store.CacheSize), `scrub-every = "0s" turns scrubbing off; scrub-rate is at least "1KiB"`)
 	}
 	if c.Mail.MaxMessage < 1<<20 {
 		return hint(fmt.Errorf("mail.max-message = %s is too small", c.Mail.MaxMessage), `use at least "1MiB"`)

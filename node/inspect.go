@@ -2,6 +2,7 @@ package node
 
 import (
 	"context"
+	"crypto/ed25519"
 	"crypto/sha256"
 	"encoding/binary"
 
@@ -82,3 +83,6 @@ func (n *Node) Files(account string) ([]drive.File, error) {
 	})
 	return files, err
 }
+
+// OrganisationKey is the public key that verifies the member list and receipts.
+func (n *Node) OrganisationKey() ed25519.PublicKey { return ed25519.PublicKey(n.cluster.OrgKey) }

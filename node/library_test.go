@@ -79,7 +79,10 @@ func TestG6_LandingListsWhatItsLinksOpen(t *testing.T) {
 		if _, _, err := n.replace(t.Context(), id, links.ids[0], "", strings.NewReader("hello, world")); err != nil {
 			t.Fatal(err)
 		}
-		if err := n.ledger.Update(t.Context(), func(tx *replication.Tx) error { return drive.Remove(tx, links.ids[1]) }); err != nil {
+		if err := n.ledger.Update(t.Context(), func(tx *replication.Tx) error {
+			_, err := drive.Remove(tx, links.ids[1])
+			return err
+		}); err != nil {
 			t.Fatal(err)
 		}
 		got, err := library{n}.Landing(t.Context(), links.token)

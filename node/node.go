@@ -38,19 +38,20 @@ type Node struct {
 	cluster clusterFile
 	started time.Time
 
-	cache  *pebble.Cache
-	road   *dht.Road
-	ledger *replication.DB
-	keys   *keyring
-	law    *authz.Keyring // public signing keys
-	store  *store.Store
-	copies *copies.Copies
-	roster roster
-	skew   skewWatch
-	alive  alive
-	twins  twins
-	run    runID
-	faces  faces
+	cache   *pebble.Cache
+	road    *dht.Road
+	ledger  *replication.DB
+	keys    *keyring
+	law     *authz.Keyring // public signing keys
+	store   *store.Store
+	copies  *copies.Copies
+	roster  roster
+	skew    skewWatch
+	cleaner *cleaner
+	alive   alive
+	twins   twins
+	run     runID
+	faces   faces
 
 	ctx    context.Context // ends when the node does
 	cancel context.CancelCauseFunc

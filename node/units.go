@@ -57,5 +57,8 @@ func (d *Duration) UnmarshalText(text []byte) error {
 	return nil
 }
 
+// String implements fmt.Stringer.
+func (d Duration) String() string { return time.Duration(d).String() }
+
 // MarshalText writes the duration.
 func (d Duration) MarshalText() ([]byte, error) { return []byte(time.Duration(d).String()), nil }

@@ -35,6 +35,10 @@ func (n *Node) openCopies(context.Context) (err error) {
 		return err
 	}
 	n.opened("copies", n.copies)
+	n.cleaner = newCleaner(n)
+	n.start("collect", n.cleaner.run)
+	n.start("deletions", n.cleaner.followBurials)
+	n.start("scrub", n.scrub)
 	n.start("copies", func(ctx context.Context) error {
 		if err := n.copies.Run(ctx); ctx.Err() == nil {
 			return err
@@ -187,8 +191,14 @@ func (n *Node) undo(ctx context.Context, id authz.SendingID) error {
 			if f.Sending == "" || f.Newest != 1 {
 				continue // it did not come with a message, or has been worked on since
 			}
-			if _, err := drive.Remove(tx, file); err != nil {
+			roots, err := drive.Remove(tx, file)
+			if err != nil {
 				return err
+			}
+			for _, root := range roots {
+				if err := n.copies.Forget(tx, root); err != nil {
+					return err
+				}
 			}
 		}
 		return nil

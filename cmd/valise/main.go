@@ -38,7 +38,7 @@ type call struct {
 func commands() []command {
 	return []command{
 		initCommand, serveCommand, joinCommand, statusCommand, inviteCommand, cancelCommand,
-		accountAddCommand, accountPasswordCommand, mailboxAddCommand, putCommand, filesCommand, revokeCommand,
+		accountAddCommand, accountPasswordCommand, mailboxAddCommand, putCommand, filesCommand, revokeCommand, deleteCommand, receiptCommand,
 		demoCommand, configExampleCommand, versionCommand,
 	}
 }

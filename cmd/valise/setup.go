@@ -27,6 +27,7 @@ type options struct {
 	publicFiles, publicApp string
 	ticket                 string
 	verbose, json          bool
+	yes, signed            bool
 	account, replace       string
 	nextHop, tls, user     string
 	demoOnce               bool

@@ -20,6 +20,8 @@ type Admin interface {
 	Files(ctx context.Context, r FilesRequest) (FilesAnswer, error)
 	Put(ctx context.Context, r PutRequest, content io.Reader) (PutDone, error)
 	Revoke(ctx context.Context, r RevokeRequest) (Revoked, error)
+	Delete(ctx context.Context, r DeleteRequest) (ReceiptAnswer, error)
+	Receipt(ctx context.Context, r ReceiptRequest) (ReceiptAnswer, error)
 }
 
 // InviteRequest asks for a ticket for one new node.
@@ -112,6 +114,50 @@ type RevokeRequest struct {
 type Revoked struct {
 	Grant string   `json:"grant"`
 	Files []string `json:"files"`
+}
+
+// DeleteRequest names a file to delete for good: by its id, or by a link to it.
+type DeleteRequest struct {
+	Account string `json:"account"`
+	File    string `json:"file"`
+}
+
+// ReceiptRequest names a file that was deleted, by its id.
+type ReceiptRequest struct {
+	File string `json:"file"`
+}
+
+// ReceiptAnswer says what has become of a deleted file so far.
+type ReceiptAnswer struct {
+	Receipt Receipt `json:"receipt"`
+	Signed  string  `json:"signed"` // the same as a JWS in compact form (RFC 7515), by the organisation's key
+}
+
+// A Receipt says what became of a deleted file. It tells what is so when it is issued: a later one may
+// say more, when more nodes have spoken.
+type Receipt struct {
+	Organisation string        `json:"organisation"`
+	Cluster      string        `json:"cluster"` // a hash of the organisation's public key
+	File         string        `json:"file"`
+	Name         string        `json:"name"`
+	Account      string        `json:"account"`
+	DeletedAt    time.Time     `json:"deleted_at"`
+	DeletedBy    string        `json:"deleted_by"`
+	KeysGone     bool          `json:"keys_gone"`            // false while the deletion is still under way
+	Versions     int           `json:"versions_without_key"` // whose keys are gone: nobody can open their bytes
+	Grants       int           `json:"grants_left"`          // 0 once the keys are gone
+	Contents     []string      `json:"contents"`             // CIDs that nothing refers to since
+	Nodes        []ReceiptNode `json:"nodes"`
+	Issued       time.Time     `json:"issued_at"`
+}
+
+// A ReceiptNode is one node's part of a Receipt.
+type ReceiptNode struct {
+	Node    string     `json:"node"`
+	Name    string     `json:"name"`
+	Site    string     `json:"site"`
+	State   string     `json:"state"` // dropped: no block is on its disk; waiting: until its next collections; unreachable: likewise, and it does not answer
+	Dropped *time.Time `json:"dropped_at,omitempty"`
 }
 
 // Status is a node's view of itself and its cluster.

@@ -46,6 +46,8 @@ func Handler(a Admin, explain func(error) (detail, hint string), log *slog.Logge
 	}))
 	mux.HandleFunc("POST /v1/revocations", handle(s, a.Revoke))
 	mux.HandleFunc("POST /v1/files/list", handle(s, a.Files))
+	mux.HandleFunc("POST /v1/files/delete", handle(s, a.Delete))
+	mux.HandleFunc("POST /v1/receipts", handle(s, a.Receipt))
 	mux.HandleFunc("PUT /v1/files", s.put)
 	// Profiles tell much about a node: they are here, where only its operator comes, and nowhere else (F4).
 	mux.HandleFunc("GET /debug/pprof/", pprof.Index)

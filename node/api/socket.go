@@ -207,6 +207,16 @@ func (c *Client) Files(ctx context.Context, r FilesRequest) (a FilesAnswer, err 
 	return a, c.do(ctx, http.MethodPost, "/v1/files/list", r, &a)
 }
 
+// Delete deletes a file for good.
+func (c *Client) Delete(ctx context.Context, r DeleteRequest) (a ReceiptAnswer, err error) {
+	return a, c.do(ctx, http.MethodPost, "/v1/files/delete", r, &a)
+}
+
+// Receipt asks what has become of a deleted file.
+func (c *Client) Receipt(ctx context.Context, r ReceiptRequest) (a ReceiptAnswer, err error) {
+	return a, c.do(ctx, http.MethodPost, "/v1/receipts", r, &a)
+}
+
 // Revoke ends a link.
 func (c *Client) Revoke(ctx context.Context, r RevokeRequest) (a Revoked, err error) {
 	return a, c.do(ctx, http.MethodPost, "/v1/revocations", r, &a)

@@ -153,6 +153,9 @@ func LoadBurial(tx authz.Reader, id authz.FileID) (Burial, error) {
 	return r.burial(id), nil
 }
 
+// BurialPrefix begins the keys of deleted files' records, for those who watch them.
+func BurialPrefix() []byte { return bytes.Clone(burialKeys) }
+
 // Burials yields the deleted files.
 func Burials(tx authz.Reader) iter.Seq2[Burial, error] {
 	return func(yield func(Burial, error) bool) {
