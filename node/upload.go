@@ -6,6 +6,9 @@ import (
 	"fmt"
 	"io"
 	"net/url"
+	"time"
+
+	"github.com/libp2p/go-libp2p/core/peer"
 
 	"github.com/valise-mail/valise/authz"
 	"github.com/valise-mail/valise/dht"
@@ -25,7 +28,9 @@ func (n *Node) openCopies(context.Context) (err error) {
 			}
 			return n.store.NewBatch(store.Kept)
 		},
-		Links: store.Links, Nodes: n.roster.holders, Wanted: n.cfg.Copies.Wanted, Ack: n.cfg.Copies.Ack,
+		Links: store.Links, Nodes: n.roster.holders,
+		Wanted: func() int { return n.cfg.Copies.Wanted }, Ack: n.cfg.Copies.Ack,
+		Away:     n.silence(time.Now()),
 		Leading:  func() bool { return n.ledger.Status().Leader == n.id.id },
 		Announce: n.road.Announce, Find: n.road.Holders,
 		NoSpace: func(err error) bool { return errors.Is(err, store.ErrNoSpace) || errors.Is(err, copies.ErrNoSpace) },
@@ -46,6 +51,18 @@ func (n *Node) openCopies(context.Context) (err error) {
 		return nil
 	})
 	return nil
+}
+
+// silence says for how long a member was not heard of, since was at most.
+func (n *Node) silence(since time.Time) func(peer.ID) time.Duration {
+	return func(id peer.ID) time.Duration {
+		n.alive.mu.Lock()
+		defer n.alive.mu.Unlock()
+		if last, ok := n.alive.last[id]; ok {
+			return time.Since(last)
+		}
+		return time.Since(since)
+	}
 }
 
 // An upload is content whose bytes are durable on enough nodes and which

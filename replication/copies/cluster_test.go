@@ -12,6 +12,7 @@ import (
 	"slices"
 	"strings"
 	"sync"
+	"sync/atomic"
 	"testing"
 	"time"
 
@@ -127,10 +128,11 @@ type testPeer struct {
 type testCluster struct {
 	t       testing.TB
 	ledger  *memLedger
-	wanted  int
+	wanted  atomic.Int32
 	ack     int
 	timing  timing
 	caching bool
+	away    func(id peer.ID) time.Duration
 	find    func(context.Context, cid.Cid) ([]peer.ID, error)
 	led     func(i int) ledger // instead of ledger
 
@@ -141,7 +143,8 @@ type testCluster struct {
 
 func newCluster(t testing.TB, wanted int, sites ...string) *testCluster {
 	t.Helper()
-	cl := &testCluster{t: t, ledger: newMemLedger(), wanted: wanted, ack: min(2, wanted)}
+	cl := &testCluster{t: t, ledger: newMemLedger(), ack: min(2, wanted)}
+	cl.wanted.Store(int32(wanted))
 	for _, s := range sites {
 		cl.add(s)
 	}
@@ -196,9 +199,10 @@ func (cl *testCluster) open(i int) {
 	p := cl.peers[i]
 	cfg := Config{
 		Lane: p.lane, Self: p.host.ID(), Disk: p.disk, NewBatch: p.disk.newBatch, Links: testLinks, Nodes: cl.members,
-		Wanted: cl.wanted, Ack: cl.ack, Leading: func() bool { return i == 0 },
+		Wanted: func() int { return int(cl.wanted.Load()) }, Ack: cl.ack, Leading: func() bool { return i == 0 },
 		Announce:   func(_ context.Context, root cid.Cid) error { p.announced <- root; return nil },
 		Find:       cl.find,
+		Away:       cl.away,
 		NoSpace:    func(err error) bool { return errors.Is(err, errNoRoom) },
 		CacheReads: cl.caching,
 		Logger:     slog.New(slog.NewTextHandler(p.log, &slog.HandlerOptions{Level: slog.LevelDebug})),

@@ -13,7 +13,9 @@ import (
 // it can. Every row gets min(wanted, nodes) distinct nodes, at two sites if there are two; a node's
 // share follows its weight in steps of a quarter of the largest, and once it has rows, they move
 // only while it is off by more than one step. A node new to a row is Incoming there, except in the
-// very first table; who has to go stays as Leaving until those have come. Without nodes that can
+// very first table; who has to go stays as Leaving, which ends by endLeaving alone. A node that is away
+// has its rows given to others, as far as there are others: where there are none it keeps its seat. When
+// it comes back while it is Leaving it takes its seats again. Without nodes that can
 // hold copies the table stays as it is. Epochs count on where rows changed. It is deterministic.
 func Compute(old Table, nodes []Node, wanted int) Table {
 	p := newPlan(&old, nodes, wanted)
@@ -22,6 +24,7 @@ func Compute(old Table, nodes []Node, wanted int) Table {
 	}
 	p.fill()
 	p.spread()
+	p.reclaim(&old)
 	p.balance()
 	return p.table(&old)
 }
@@ -45,6 +48,7 @@ type plan struct {
 	nodes   []Node // all of them, also those that hold no copies by their weight
 	sites   int
 	seats   int     // seats a row should have
+	wanted  int     // seats a row would have, were there nodes enough
 	step    float64 // rows per unit of weight
 	rows    [Partitions][]int
 }
@@ -61,7 +65,8 @@ func newPlan(old *Table, nodes []Node, wanted int) *plan {
 		m.site = names[site]
 	}
 	p.sites = len(names)
-	p.seats = min(wanted, len(p.members), maxRowSeats/2)
+	p.wanted = min(wanted, maxRowSeats/2)
+	p.seats = min(p.wanted, len(p.members))
 	if p.seats <= 0 {
 		p.seats = 0
 		return p
@@ -104,7 +109,7 @@ func eligible(old *Table, nodes []Node) []member {
 		if n.Store == ([16]byte{}) {
 			n.Store = known[n.ID]
 		}
-		if n.Weight < 0 || n.Store == ([16]byte{}) {
+		if n.Weight < 0 || n.Away || n.Store == ([16]byte{}) {
 			continue
 		}
 		units := 4.0
@@ -201,6 +206,43 @@ func (p *plan) spread() {
 	}
 }
 
+// reclaim gives rows back to members that lack more than a step and are Leaving there still: they came
+// back, and have everything, while their successors have not come yet.
+func (p *plan) reclaim(old *Table) {
+	for m := range p.members {
+		if -p.members[m].off() <= p.step {
+			continue
+		}
+		for r := 0; r < Partitions && p.members[m].off() <= -1; r++ {
+			if was, ok := seatOf(old.Rows[r], p.members[m].id); !ok || was.State != Leaving || was.Store != p.members[m].store {
+				continue
+			}
+			if from := p.successor(r, m, old.Rows[r]); from >= 0 {
+				p.remove(r, from)
+				p.put(r, m)
+			}
+		}
+	}
+}
+
+// successor is the member of a row that can best give its seat to m: it does not hold the row, and is
+// better served than m. -1 if there is none.
+func (p *plan) successor(r, m int, old []Seat) int {
+	best := -1
+	for _, i := range p.rows[r] {
+		if was, ok := seatOf(old, p.members[i].id); ok && was.State != Incoming && was.Store == p.members[i].store {
+			continue
+		}
+		if p.members[i].off() <= p.members[m].off()+1 || !p.swappable(p.rows[r], i, m) {
+			continue
+		}
+		if best < 0 || p.members[i].off() > p.members[best].off() {
+			best = i
+		}
+	}
+	return best
+}
+
 // neediest is the member outside the row that lacks most rows, of those that fit.
 func (p *plan) neediest(r int, fits func(m int) bool) int {
 	best := -1
@@ -246,25 +288,36 @@ func (p *plan) table(old *Table) Table {
 // everybody holds them all.
 func (p *plan) seatsOf(r int, old []Seat, first bool) []Seat {
 	var row []Seat
-	incoming := false
 	for _, i := range p.rows[r] {
 		m := &p.members[i]
 		seat := Seat{Copy: Copy{Node: m.id, Store: m.store}, State: Incoming}
-		if was, ok := seatOf(old, m.id); first || ok && was.Copy == seat.Copy && was.State == Held {
+		if was, ok := seatOf(old, m.id); first || ok && was.Copy == seat.Copy && was.State != Incoming {
 			seat.State = Held
 		}
-		incoming = incoming || seat.State == Incoming
 		row = append(row, seat)
 	}
 	for _, was := range old {
-		if incoming && was.State != Incoming && p.keeps(was.Copy) {
-			if _, ok := seatOf(row, was.Node); !ok {
-				row = append(row, Seat{Copy: was.Copy, State: Leaving})
-			}
+		if _, ok := seatOf(row, was.Node); ok || len(row) == maxRowSeats {
+			continue
+		}
+		switch room := len(row) < p.wanted; {
+		case room && p.isAway(was.Copy) && was.State == Incoming:
+			row = append(row, was)
+		case room && p.isAway(was.Copy):
+			row = append(row, Seat{Copy: was.Copy, State: Held})
+		case was.State != Incoming && p.keeps(was.Copy):
+			row = append(row, Seat{Copy: was.Copy, State: Leaving})
 		}
 	}
 	slices.SortFunc(row, func(a, b Seat) int { return cmp.Compare(a.Node, b.Node) })
 	return row
+}
+
+// isAway says whether that node would hold copies were it not away, with that store as far as is known.
+func (p *plan) isAway(c Copy) bool {
+	return slices.ContainsFunc(p.nodes, func(n Node) bool {
+		return n.ID == c.Node && n.Away && n.Weight >= 0 && (n.Store == c.Store || n.Store == [16]byte{})
+	})
 }
 
 // keeps says whether that node is still there, with that store as far as is known.

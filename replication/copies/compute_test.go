@@ -261,33 +261,182 @@ func TestP2_WipedNodeIsIncoming(t *testing.T) {
 	}
 }
 
-func TestP1_LeavingGoesWhenNobodyIsIncoming(t *testing.T) {
+// settledTable is what becomes of a table when all have come and all Leaving seats have ended.
+func settledTable(table Table) Table {
+	for r, row := range table.Rows {
+		row = wantedSeats(row)
+		for i := range row {
+			row[i].State = Held
+		}
+		table.Rows[r] = row
+	}
+	return table
+}
+
+// Leaving seats stay until they are ended, and then the table is as it should be.
+func TestP1_LeavingStays(t *testing.T) {
 	t.Parallel()
 	nodes := testNodes("a", "b", "a", "b")
 	old := Compute(Table{}, nodes[:3], 2)
 	table := Compute(old, nodes, 2)
-	leaving := 0
-	for r := range table.Rows {
-		for i, s := range table.Rows[r] {
-			if s.State == Leaving {
-				leaving++
-			}
-			if s.State == Incoming {
-				table.Rows[r] = slices.Clone(table.Rows[r])
-				table.Rows[r][i].State = Held
-			}
-		}
-	}
+	leaving := countState(&table, Leaving)
 	if leaving == 0 {
-		t.Fatal("nobody was leaving")
+		t.Fatal("nobody is leaving")
+	}
+	for r := range table.Rows {
+		table.Rows[r] = settled(table.Rows[r], nodes[3].ID)
 	}
 	got := Compute(table, nodes, 2)
+	if !sameTable(got, table) || countState(&got, Leaving) != leaving {
+		t.Error("they went although nobody said so")
+	}
+	got = settledTable(got)
+	if again := Compute(got, nodes, 2); !sameTable(again, got) {
+		t.Error("not stable without them")
+	}
+	checkTable(t, got, nodes, 2)
+}
+
+// Rows of a node that is away go to others while it is Leaving; it takes them again when it comes back
+// before that has ended, and what was settled meanwhile comes to it as to a newcomer.
+func TestP3_Away(t *testing.T) {
+	t.Parallel()
+	nodes := testNodes("a", "b", "a", "b", "a")
+	old := Compute(Table{}, nodes, 3)
+	away := slices.Clone(nodes)
+	away[1].Away = true
+	gone := Compute(old, away, 3)
+	for r, row := range gone.Rows {
+		was, had := seatOf(old.Rows[r], nodes[1].ID)
+		if seat, ok := seatOf(row, nodes[1].ID); ok != had || had && (seat.State != Leaving || was.State != Held) {
+			t.Fatalf("row %d: %v after %v", r, row, old.Rows[r])
+		}
+		if len(wantedSeats(row)) != 3 {
+			t.Fatalf("row %d: %v", r, row)
+		}
+	}
+	if again := Compute(gone, away, 3); !sameTable(again, gone) {
+		t.Error("not stable while it is away")
+	}
+	t.Run("back before", func(t *testing.T) {
+		t.Parallel()
+		got := Compute(gone, nodes, 3)
+		if n := countState(&got, Incoming); n != 0 {
+			t.Errorf("%d seats have to be filled although nobody lost anything", n)
+		}
+		if n := moved(old, got); n != 0 {
+			t.Errorf("%d seats moved", n)
+		}
+		checkTable(t, got, nodes, 3)
+		if again := Compute(got, nodes, 3); !sameTable(again, got) {
+			t.Error("not stable")
+		}
+	})
+	t.Run("back in between", func(t *testing.T) {
+		t.Parallel()
+		half, kept := gone, 0
+		for r, row := range gone.Rows {
+			if r%2 == 0 {
+				row = wantedSeats(row)
+				for i := range row {
+					row[i].State = Held
+				}
+				half.Rows[r] = row
+			} else if _, ok := seatOf(row, nodes[1].ID); ok {
+				kept++
+			}
+		}
+		got := Compute(half, nodes, 3)
+		back := 0
+		for r, row := range got.Rows {
+			seat, ok := seatOf(row, nodes[1].ID)
+			if ok && seat.State == Held {
+				back++
+			}
+			if _, had := seatOf(half.Rows[r], nodes[1].ID); ok && had && seat.State == Incoming {
+				t.Fatalf("row %d: it has to fetch what it has", r)
+			}
+		}
+		if back != kept {
+			t.Errorf("%d seats of %d given back", back, kept)
+		}
+		checkTable(t, got, nodes, 3)
+	})
+	t.Run("back after", func(t *testing.T) {
+		t.Parallel()
+		after := settledTable(gone)
+		got := Compute(after, nodes, 3)
+		checkTable(t, got, nodes, 3)
+		for r, row := range got.Rows {
+			for _, s := range row {
+				if s.State == Incoming && s.Node != nodes[1].ID {
+					t.Fatalf("row %d: %v", r, row)
+				}
+			}
+		}
+	})
+}
+
+// Where nobody can take its place a node that is away keeps its seat: it is worth nothing to give it up.
+func TestP3_AwayWithoutSuccessor(t *testing.T) {
+	t.Parallel()
+	for name, c := range map[string]struct {
+		sites  []string
+		away   []int
+		wanted int
+	}{
+		"one of three":                   {[]string{"a", "b", "b"}, []int{1}, 3},
+		"two of three":                   {[]string{"a", "b", "b"}, []int{1, 2}, 3},
+		"one of two":                     {[]string{"a", "b"}, []int{1}, 3},
+		"all":                            {[]string{"a", "b"}, []int{0, 1}, 2},
+		"a site of two, one seat can go": {[]string{"a", "a", "b", "b"}, []int{2, 3}, 3},
+	} {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			nodes := testNodes(c.sites...)
+			old := Compute(Table{}, nodes, c.wanted)
+			away := slices.Clone(nodes)
+			for _, i := range c.away {
+				away[i].Away = true
+			}
+			got := Compute(old, away, c.wanted)
+			for r, row := range got.Rows {
+				if len(wantedSeats(row)) != min(c.wanted, len(nodes)) {
+					t.Fatalf("row %d: %v", r, row)
+				}
+			}
+			if len(nodes) <= c.wanted && !sameTable(got, old) {
+				t.Error("the table changed")
+			}
+			if again := Compute(got, away, c.wanted); !sameTable(again, got) {
+				t.Error("not stable")
+			}
+			back := Compute(got, nodes, c.wanted)
+			checkTable(t, back, nodes, c.wanted)
+		})
+	}
+}
+
+// A drain takes every seat, and a policy that rises adds some.
+func TestP3_DrainAndMoreCopies(t *testing.T) {
+	t.Parallel()
+	nodes := testNodes("a", "b", "a", "b")
+	old := Compute(Table{}, nodes, 2)
+	nodes[0].Weight = -1
+	got := Compute(old, nodes, 2)
 	for r, row := range got.Rows {
-		if len(wantedSeats(row)) != len(row) {
+		_, had := seatOf(old.Rows[r], nodes[0].ID)
+		if seat, ok := seatOf(row, nodes[0].ID); ok != had || ok && seat.State != Leaving {
 			t.Fatalf("row %d: %v", r, row)
 		}
 	}
 	checkTable(t, got, nodes, 2)
+	nodes[0].Weight = 100
+	more := Compute(old, nodes, 3)
+	checkTable(t, more, nodes, 3)
+	if n := moved(old, more); n != Partitions {
+		t.Errorf("%d seats moved for one more copy of %d rows", n, Partitions)
+	}
 }
 
 // Random lives of clusters: members come, go, change weight; every table on the way is right.

@@ -70,8 +70,10 @@ type Node struct {
 	Site  string   // failure domain
 	Store [16]byte // id of its present store; zero while unknown: it holds nothing then
 	// Weight is its share of the copies in relation to the others', in any unit (bytes of disk).
-	// Zero is as much as the largest; a negative weight holds no copies.
+	// Zero is as much as the largest; a negative weight holds no copies, and gives up those it has.
 	Weight int64
+	// Away is set by the leader, for Compute: the node was not heard of for Config.Patience.
+	Away bool
 }
 
 // A Reader reads the ledger inside a transaction. *replication.Tx is one.
@@ -97,8 +99,15 @@ type Config struct {
 	Links    func(blocks.Block) ([]cid.Cid, error) // a block's children; none for leaves
 	Nodes    func() []Node                         // all members now, this node included
 
-	Wanted int // copies of everything; 3 (P3)
+	// Wanted is how many copies of everything there should be (P3). It is asked again and again, and may
+	// rise and fall. nil or 0: 3.
+	Wanted func() int
 	Ack    int // copies that must be durable before Commit returns; 2, never more than Wanted (P3)
+
+	// Away says for how long this node has not heard of another; nil: never for long. A node that is
+	// away longer than Patience (10 minutes where it is 0) has its rows given to others by the leader (P3).
+	Away     func(id peer.ID) time.Duration
+	Patience time.Duration
 
 	// Leading says whether this node leads the ledger and therefore keeps the table. nil: it never
 	// does.
@@ -127,12 +136,23 @@ func (c Config) Validate() error {
 		return errors.New("copies: Config.Disk, NewBatch or Links is nil; set them from the node's store")
 	case c.Nodes == nil:
 		return errors.New("copies: Config.Nodes is nil; set it to the list of members")
-	case c.Wanted < 0, c.Ack < 0:
-		return errors.New("copies: Config.Wanted or Ack is negative; zero is the default")
-	case c.Ack > 0 && c.Wanted > 0 && c.Ack > c.Wanted:
-		return fmt.Errorf("copies: Config.Ack is %d and Wanted %d; ack at most what is wanted", c.Ack, c.Wanted)
+	case c.Ack < 0, c.Patience < 0:
+		return errors.New("copies: Config.Ack or Patience is negative; zero is the default")
+	}
+	if wanted := c.wanted(); wanted < 0 || c.Ack > wanted {
+		return fmt.Errorf("copies: Config.Ack is %d and Wanted says %d; ack at most what is wanted", c.Ack, wanted)
 	}
 	return nil
+}
+
+// wanted is how many copies there should be now.
+func (c Config) wanted() int {
+	if c.Wanted != nil {
+		if n := c.Wanted(); n != 0 {
+			return n
+		}
+	}
+	return max(3, c.Ack)
 }
 
 // A Copies keeps this node's share of the copies. Its methods may be called concurrently.
@@ -193,11 +213,14 @@ func open(c Config, led ledger) (*Copies, error) {
 }
 
 func (c Config) withDefaults() Config {
-	if c.Wanted == 0 {
-		c.Wanted = max(3, c.Ack)
-	}
 	if c.Ack == 0 {
-		c.Ack = min(2, c.Wanted)
+		c.Ack = 2
+	}
+	if c.Away == nil {
+		c.Away = func(peer.ID) time.Duration { return 0 }
+	}
+	if c.Patience == 0 {
+		c.Patience = 10 * time.Minute
 	}
 	if c.Logger == nil {
 		c.Logger = slog.New(slog.DiscardHandler)
@@ -229,6 +252,7 @@ type timing struct {
 	retryMin time.Duration // the keeper's first and
 	retryMax time.Duration // last pause before it tries a root again
 	grace    time.Duration // the keeper leaves a root that long to pushes under way
+	extras   time.Duration // how often extra copies are looked over
 }
 
 func (t timing) withDefaults() timing {
@@ -245,6 +269,7 @@ func (t timing) withDefaults() timing {
 		{&t.retryMin, time.Second},
 		{&t.retryMax, time.Minute},
 		{&t.grace, 5 * time.Second},
+		{&t.extras, time.Minute},
 	} {
 		if *f.field == 0 {
 			*f.field = f.value

@@ -80,6 +80,9 @@ func (k *keeper) due() time.Duration {
 
 func (k *keeper) pass(ctx context.Context) {
 	begun := time.Now()
+	if err := k.tendExtras(ctx); err != nil && ctx.Err() == nil {
+		k.c.log.DebugContext(ctx, "not all copies of nodes that leave could be fetched", "error", err)
+	}
 	own := missingKeys(k.c.cfg.Self)
 	err := k.each(ctx, own, func(root cid.Cid) error { return k.tend(ctx, root, false) })
 	if err != nil && ctx.Err() == nil {
@@ -215,8 +218,8 @@ func (k *keeper) heal(ctx context.Context, root cid.Cid, whole bool) error {
 		was, err = k.stands(tx, root)
 		return err
 	})
-	if err != nil {
-		return err
+	if err != nil || was.leaving {
+		return err // it stays listed: the seat may end, or be given back
 	}
 	// What was made durable before the last two epochs may have gone before the root was wanted here;
 	// from now on Live names it.
@@ -240,7 +243,7 @@ func (k *keeper) heal(ctx context.Context, root cid.Cid, whole bool) error {
 		if err != nil {
 			return err
 		}
-		if now.wanted && now.listed && (!was.wanted || lapsed(since, now.epoch)) {
+		if now.leaving || now.wanted && now.listed && (!was.wanted || lapsed(since, now.epoch)) {
 			return errLater
 		}
 		tx.Delete(missingKey(k.c.cfg.Self, root))
@@ -258,9 +261,10 @@ func (k *keeper) heal(ctx context.Context, root cid.Cid, whole bool) error {
 
 // A standing is what the ledger says of a root and this node.
 type standing struct {
-	wanted bool   // it should be here
-	listed bool   // as missing
-	epoch  uint32 // this node's, of collection
+	wanted  bool   // it should be here
+	leaving bool   // it should not, but the seat has not ended
+	listed  bool   // as missing
+	epoch   uint32 // this node's, of collection
 }
 
 func (k *keeper) stands(tx Reader, root cid.Cid) (s standing, err error) {
@@ -279,7 +283,8 @@ func (k *keeper) stands(tx Reader, root cid.Cid) (s standing, err error) {
 		return s, err
 	}
 	seat, ok := seatOf(row, k.c.cfg.Self)
-	s.wanted, s.listed = ok && seat.wanted(), rec.misses(k.c.cfg.Self)
+	s.wanted, s.leaving = ok && seat.wanted(), ok && !seat.wanted()
+	s.listed = rec.misses(k.c.cfg.Self)
 	return s, nil
 }
 

@@ -528,7 +528,20 @@ func TestP2_KeeperOfALeavingNodeStaysMissing(t *testing.T) {
 	if late.settledAt(t, f.root)() || !late.recordOf(t, f.root).misses(late.id()) || late.disk.Has(f.root) {
 		t.Error("it fetched, or is taken for a holder")
 	}
-	if _, ok := cl.ledger.data[string(missingKey(late.id(), f.root))]; ok {
-		t.Error("still on its list of what to fetch")
+	if _, ok := cl.ledger.data[string(missingKey(late.id(), f.root))]; !ok {
+		t.Error("not on its list of what to fetch, if it gets its seat back")
+	}
+	err = cl.ledger.Update(t.Context(), func(tx ledgerTx) error {
+		rowOf(t, tx, Seat{nodeCopy(cl.nodes[0]), Held})
+		return nil
+	})
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := newKeeper(late.Copies).heal(t.Context(), f.root, false); err != nil {
+		t.Fatal(err)
+	}
+	if _, ok := cl.ledger.data[string(missingKey(late.id(), f.root))]; ok || late.settledAt(t, f.root)() {
+		t.Error("still on its list of what to fetch, or taken for a holder, without a seat")
 	}
 }

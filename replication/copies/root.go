@@ -133,9 +133,7 @@ func (c *Copies) Record(tx ReadWriter, p Placed) error {
 			continue
 		}
 		rec.miss(seat.Node)
-		if seat.wanted() {
-			tx.Put(missingKey(seat.Node, p.Root), present)
-		}
+		tx.Put(missingKey(seat.Node, p.Root), present) // who is Leaving may get its seat back
 	}
 	// A leaving seat may end at any moment: its copy counts as extra, which ends by Release alone.
 	for _, copy := range copies {

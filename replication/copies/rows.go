@@ -46,7 +46,7 @@ func (k *keeper) incoming(row []Seat) bool {
 }
 
 // settle makes this node Held in rows of one group, unless the leader changed the group. Where it
-// was the last to come, those that are Leaving go.
+// was the last to come, those that are Leaving can go (leaving.go).
 func (k *keeper) settle(ctx context.Context, g int, epoch uint64, done []int) error {
 	return k.c.led.Update(ctx, func(tx ledgerTx) error {
 		now, err := k.c.tables.read(tx, g)
@@ -68,15 +68,10 @@ func (k *keeper) settle(ctx context.Context, g int, epoch uint64, done []int) er
 // settled is the row with the node Held.
 func settled(row []Seat, self peer.ID) []Seat {
 	row = slices.Clone(row)
-	incoming := false
 	for i := range row {
 		if row[i].Node == self {
 			row[i].State = Held
 		}
-		incoming = incoming || row[i].State == Incoming
 	}
-	if incoming {
-		return row
-	}
-	return slices.DeleteFunc(row, func(s Seat) bool { return !s.wanted() })
+	return row
 }

@@ -8,6 +8,7 @@ import (
 	"time"
 
 	"github.com/ipfs/go-cid"
+	"github.com/libp2p/go-libp2p/core/peer"
 )
 
 // Run keeps this node's copies complete, announces roots, and keeps the table while this node leads
@@ -21,6 +22,7 @@ func (c *Copies) Run(ctx context.Context) error {
 	wg.Go(func() { c.watch(ctx, []byte(tablePrefix)) })
 	wg.Go(func() { c.keepTable(ctx) })
 	wg.Go(func() { c.announce(ctx) })
+	wg.Go(func() { c.yieldExtras(ctx) })
 	newKeeper(c).run(ctx)
 	wg.Wait()
 	return ctx.Err()
@@ -82,22 +84,30 @@ func pause(ctx context.Context, d time.Duration) {
 
 // keepTable makes the table fit the members for as long as this node leads.
 func (c *Copies) keepTable(ctx context.Context) {
-	var nodes []Node // that the table in seen was found right for
+	var nodes []Node // that the table in seen was found right for, with that many copies
 	var seen Table
+	var copies int
+	leaving := newLeaving(c)
+	looks := make(map[peer.ID]int)
 	tick := time.NewTicker(c.cfg.timing.table)
 	defer tick.Stop()
 	for {
 		if c.cfg.Leading() {
-			now := c.cfg.Nodes()
+			now, wanted := c.present(looks), c.cfg.wanted()
 			table, err := c.readTable()
-			if err == nil && (!slices.Equal(now, nodes) || !table.equal(&seen)) {
+			if err == nil && (!slices.Equal(now, nodes) || wanted != copies || !table.equal(&seen)) {
 				if table, err = c.fitTable(ctx, table, now); err == nil {
-					nodes, seen = now, table
+					nodes, copies, seen = now, wanted, table
 				}
+			}
+			if err == nil {
+				err = leaving.end(ctx, &table)
 			}
 			if err != nil && ctx.Err() == nil && !errors.Is(err, errTableMoved) {
 				c.log.DebugContext(ctx, "the table of copies is not kept", "error", err)
 			}
+		} else {
+			clear(looks)
 		}
 		select {
 		case <-tick.C:
@@ -106,6 +116,27 @@ func (c *Copies) keepTable(ctx context.Context) {
 		}
 	}
 }
+
+// awayLooks is how often in a row the leader must find a node away: one that was suspended itself has
+// heard of nobody for long, and hears of them within seconds.
+const awayLooks = 10
+
+// present has the members, with those marked that this node has not heard of for too long. looks counts
+// how often each was found so.
+func (c *Copies) present(looks map[peer.ID]int) []Node {
+	nodes := slices.Clone(c.cfg.Nodes())
+	for i, n := range nodes {
+		if !c.isAway(n.ID) {
+			delete(looks, n.ID)
+			continue
+		}
+		looks[n.ID]++
+		nodes[i].Away = looks[n.ID] >= awayLooks
+	}
+	return nodes
+}
+
+func (c *Copies) isAway(id peer.ID) bool { return id != c.cfg.Self && c.cfg.Away(id) > c.cfg.Patience }
 
 func (c *Copies) readTable() (table Table, err error) {
 	err = c.led.View(func(tx scanner) error {
@@ -133,7 +164,8 @@ var errTableMoved = errors.New("another leader changed the table")
 // when the epoch has moved on. Seats that became Held meanwhile stay so: it computes from what the
 // transaction sees.
 func (c *Copies) fitTable(ctx context.Context, old Table, nodes []Node) (Table, error) {
-	fit := Compute(old, nodes, c.cfg.Wanted)
+	wanted := c.cfg.wanted()
+	fit := Compute(old, nodes, wanted)
 	if fit.equal(&old) {
 		return old, nil
 	}
@@ -145,7 +177,7 @@ func (c *Copies) fitTable(ctx context.Context, old Table, nodes []Node) (Table, 
 		if now.Epoch() != old.Epoch() {
 			return errTableMoved
 		}
-		fit = Compute(now, nodes, c.cfg.Wanted)
+		fit = Compute(now, nodes, wanted)
 		for g := range tableKeys {
 			if fit.Epochs[g] != now.Epochs[g] {
 				tx.Put(tableKey(g), fit.group(g).encode())

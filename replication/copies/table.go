@@ -33,7 +33,7 @@ const (
 	// Incoming: nothing, but for the roots whose record lists it as extra. It should have them all,
 	// receives uploads, and becomes Held by its own doing.
 	Incoming
-	// Leaving: as Held, but it is to have no more. It goes when no node of the row is Incoming.
+	// Leaving: as Held, but it is to have no more. It goes when all others have everything.
 	Leaving
 )
 

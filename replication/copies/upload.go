@@ -67,7 +67,7 @@ func (c *Copies) Begin(ctx context.Context) (*Upload, error) {
 			able++
 		}
 	}
-	u.need = max(1, min(c.cfg.Ack, c.cfg.Wanted, able))
+	u.need = max(1, min(c.cfg.Ack, c.cfg.wanted(), able))
 	row, err := u.choose(ctx)
 	if err != nil {
 		return nil, fmt.Errorf("begin upload: %w", err)
