@@ -46,14 +46,17 @@ func writeSection(w *bufio.Writer, b blocks.Block) error {
 }
 
 // readSection reads one section, errEnd at the end, and does not verify it. Its memory is bounded
-// by maxSection.
-func readSection(r *bufio.Reader) (cid.Cid, []byte, error) {
+// by maxSection; reserve is asked before it is taken.
+func readSection(r *bufio.Reader, reserve func(n int) error) (cid.Cid, []byte, error) {
 	n, err := readLength(r, maxSection)
 	if err != nil {
 		return cid.Undef, nil, err
 	}
 	if n == 0 {
 		return cid.Undef, nil, errEnd
+	}
+	if err := reserve(n); err != nil {
+		return cid.Undef, nil, err
 	}
 	buf := make([]byte, n)
 	if _, err := io.ReadFull(r, buf); err != nil {
@@ -65,6 +68,8 @@ func readSection(r *bufio.Reader) (cid.Cid, []byte, error) {
 	}
 	return id, buf[idLen:], nil
 }
+
+func unreserved(int) error { return nil }
 
 // verify makes a block of bytes that a peer sent, if they are those the CID names (T7).
 func verify(c cid.Cid, data []byte) (blocks.Block, error) {

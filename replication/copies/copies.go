@@ -163,6 +163,7 @@ type Copies struct {
 	wake   chan struct{} // holds one: the keeper should look
 	told   chan cid.Cid  // roots to announce
 	slots  *slots
+	budget *budget
 	ranks  *ranks
 	acked  *acked
 	tables tableCache
@@ -201,14 +202,15 @@ func open(c Config, led ledger) (*Copies, error) {
 		wake:   make(chan struct{}, 1),
 		told:   make(chan cid.Cid, 256),
 		slots:  newSlots(bulkStreams),
+		budget: newBudget(peerBudget),
 		ranks:  newRanks(),
 		acked:  newAcked(1024),
 		life:   life,
 		cancel: cancel,
 		open:   make(map[peer.ID]int),
 	}
-	c.Lane.Handle(fetchProtocol, s.serving(wordBuffer, blockBuffer, s.serveFetch))
-	c.Lane.Handle(pushProtocol, s.serving(blockBuffer, wordBuffer, s.servePush))
+	c.Lane.Handle(fetchProtocol, s.serving(wordBuffer, blockBuffer, s.serveFetch, refuseFetch))
+	c.Lane.Handle(pushProtocol, s.serving(blockBuffer, wordBuffer, s.servePush, refusePush))
 	return s, nil
 }
 

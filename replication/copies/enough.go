@@ -175,7 +175,9 @@ func (u *Upload) otherSiteLives(ctx context.Context, have map[string]bool) bool 
 	}
 	conn, _, err := u.c.race(ctx, ask)
 	if err != nil {
-		return ctx.Err() != nil // not known: it is not said to be dead
+		// A refusal is an answer, too. Where ctx ended it is not known, and not said to be dead.
+		_, refused := errors.AsType[*statusError](err)
+		return refused || ctx.Err() != nil
 	}
 	conn.end(context.Canceled)
 	return true

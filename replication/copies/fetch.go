@@ -302,7 +302,10 @@ func (c *Copies) fetchFrom(ctx context.Context, id peer.ID, want []cid.Cid, why 
 		bytes += len(b.RawData())
 		deliver(b)
 	})
+	said, refused := errors.AsType[*statusError](err)
 	switch {
+	case refused && said.code == codeBusy:
+		c.ranks.answered(id)
 	case errors.Is(err, errHash):
 		c.ranks.failed(id)
 		c.log.ErrorContext(ctx, "peer sent a corrupt block", "peer", id, "cid", want[n], "error", err)
@@ -330,7 +333,7 @@ func (c *Copies) request(w *wire, want []cid.Cid, begun time.Time, first *time.D
 	*first = time.Since(begun)
 	for {
 		w.within(c.cfg.timing.progress)
-		id, data, err := readSection(w.r)
+		id, data, err := readSection(w.r, unreserved)
 		if errors.Is(err, errEnd) {
 			break
 		}

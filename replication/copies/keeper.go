@@ -231,6 +231,8 @@ func (k *keeper) heal(ctx context.Context, root cid.Cid, whole bool) error {
 		}
 		since = was.epoch
 		k.c.acked.add(root, since)
+	}
+	if was.wanted {
 		k.c.tell(root)
 	}
 	if whole && !was.listed {
@@ -303,38 +305,76 @@ func found(tx ReadWriter, self peer.ID, root cid.Cid) error {
 	return putRecord(tx, root, rec)
 }
 
+// maxDepth bounds the manifests above a block; ours have two.
+const maxDepth = 8
+
 // fetch makes every block under root durable here as a copy. Blocks that are here already, as cache
 // or garbage perhaps, go through the batch like the others: it is the batch that makes them stay.
 func (k *keeper) fetch(ctx context.Context, root cid.Cid) (fetched bool, err error) {
-	level := []cid.Cid{root}
-	batch := k.c.cfg.NewBatch(false)
-	defer func() { batch.Abort() }()
-	added := 0
-	for len(level) > 0 {
-		var below []cid.Cid
-		for b, err := range k.c.blocks(ctx, root, level, forKeeper) {
+	f := &fetching{k: k, root: root, batch: k.c.cfg.NewBatch(false)}
+	defer func() { f.batch.Abort() }()
+	if err := f.take(ctx, []cid.Cid{root}, 0); err != nil {
+		return f.fetched, err
+	}
+	return f.fetched, f.batch.Commit(ctx)
+}
+
+// A fetching is one call of fetch.
+type fetching struct {
+	k       *keeper
+	root    cid.Cid
+	batch   Batch
+	added   int
+	fetched bool // something was not here
+}
+
+// take makes blocks and all below them part of the batch, one manifest after the other: what it
+// remembers is the links of one manifest of each level.
+func (f *fetching) take(ctx context.Context, want []cid.Cid, depth int) error {
+	if depth > maxDepth {
+		return fmt.Errorf("more than %d manifests above a block", maxDepth)
+	}
+	for want = unique(want); len(want) > 0; {
+		n := 1
+		for n < len(want) && isLeaf(want[n-1]) && isLeaf(want[n]) {
+			n++
+		}
+		for b, err := range f.k.c.blocks(ctx, f.root, want[:n], forKeeper) {
 			if err != nil {
-				return fetched, err
+				return err
 			}
-			fetched = fetched || !k.c.cfg.Disk.Has(b.Cid())
-			links, err := k.links(b)
+			if err := f.add(ctx, b); err != nil {
+				return err
+			}
+			links, err := f.k.links(b)
 			if err != nil {
-				return fetched, err
+				return err
 			}
-			below = append(below, links...)
-			if err := batch.Add(ctx, b); err != nil {
-				return fetched, err
-			}
-			if added++; added%keeperCommit == 0 {
-				if err := batch.Commit(ctx); err != nil {
-					return fetched, err
-				}
-				batch = k.c.cfg.NewBatch(false)
+			if err := f.take(ctx, links, depth+1); err != nil {
+				return err
 			}
 		}
-		level = unique(below)
+		want = want[n:]
 	}
-	return fetched, batch.Commit(ctx)
+	return nil
+}
+
+// isLeaf says whether a block is known to have no links by its name alone.
+func isLeaf(id cid.Cid) bool { return id.Prefix().Codec == cid.Raw }
+
+func (f *fetching) add(ctx context.Context, b blocks.Block) error {
+	f.fetched = f.fetched || !f.k.c.cfg.Disk.Has(b.Cid())
+	if err := f.batch.Add(ctx, b); err != nil {
+		return err
+	}
+	if f.added++; f.added%keeperCommit > 0 {
+		return nil
+	}
+	if err := f.batch.Commit(ctx); err != nil {
+		return err
+	}
+	f.batch = f.k.c.cfg.NewBatch(false)
+	return nil
 }
 
 func (k *keeper) links(b blocks.Block) ([]cid.Cid, error) {

@@ -5,11 +5,13 @@ import (
 	"context"
 	"crypto/rand"
 	"errors"
+	"iter"
 	"slices"
 	"sync/atomic"
 	"testing"
 	"time"
 
+	blocks "github.com/ipfs/go-block-format"
 	"github.com/ipfs/go-cid"
 	"github.com/libp2p/go-libp2p/core/network"
 	"github.com/libp2p/go-libp2p/core/peer"
@@ -543,5 +545,89 @@ func TestP2_KeeperOfALeavingNodeStaysMissing(t *testing.T) {
 	}
 	if _, ok := cl.ledger.data[string(missingKey(late.id(), f.root))]; ok || late.settledAt(t, f.root)() {
 		t.Error("still on its list of what to fetch, or taken for a holder, without a seat")
+	}
+}
+
+// newTree is a file in the shape of a large one: a root over manifests over leaves.
+func newTree(manifests, chunks int) testFile {
+	var f testFile
+	links := []byte("links")
+	for range manifests {
+		part := newFile(chunks, 100)
+		f.blocks = append(f.blocks, part.blocks...)
+		links = append(links, part.root.Bytes()...)
+	}
+	root := blockOf(links, cid.DagCBOR)
+	f.root = root.Cid()
+	f.blocks = append(f.blocks, root)
+	return f
+}
+
+// A tree comes manifest by manifest: what is remembered does not grow with the file.
+func TestP3_KeeperGoesDepthFirst(t *testing.T) {
+	t.Parallel()
+	cl := newCluster(t, 2, "a", "b").start()
+	here, late := cl.peers[0], cl.peers[1]
+	f := newTree(5, 70)
+	here.disk.set(func(d *memDisk) {
+		for _, b := range f.blocks {
+			d.kept[b.Cid()] = b
+		}
+	})
+	here.record(t, Placed{Root: f.root, Partition: 7, Copies: []Copy{{here.id(), here.disk.ID()}}})
+	var order []cid.Cid
+	late.disk.set(func(d *memDisk) { d.onAdd = func(b blocks.Block) { order = append(order, b.Cid()) } })
+	if err := newKeeper(late.Copies).heal(t.Context(), f.root, false); err != nil || !late.disk.holds(f) {
+		t.Fatal(err)
+	}
+	want := []cid.Cid{f.root}
+	for part := range slices.Chunk(f.blocks[:len(f.blocks)-1], 71) {
+		want = append(want, part[70].Cid())
+		for _, b := range part[:70] {
+			want = append(want, b.Cid())
+		}
+	}
+	if !slices.Equal(order, want) {
+		t.Errorf("%d blocks in another order", len(order))
+	}
+}
+
+// Manifests over manifests without end are refused.
+func TestP3_KeeperRefusesDeepTrees(t *testing.T) {
+	t.Parallel()
+	cl := newCluster(t, 2, "a", "b").start()
+	here, late := cl.peers[0], cl.peers[1]
+	f := newFile(1, 10)
+	for range maxDepth {
+		top := blockOf(append([]byte("links"), f.root.Bytes()...), cid.DagCBOR)
+		f.root, f.blocks = top.Cid(), append(f.blocks, top)
+	}
+	here.disk.set(func(d *memDisk) {
+		for _, b := range f.blocks {
+			d.kept[b.Cid()] = b
+		}
+	})
+	here.record(t, Placed{Root: f.root, Partition: 7, Copies: []Copy{{here.id(), here.disk.ID()}}})
+	if err := newKeeper(late.Copies).heal(t.Context(), f.root, false); err == nil {
+		t.Error("nothing bounds what a walk remembers")
+	}
+}
+
+// A watch that ends by an error begins again, and says so.
+func TestKeeperSaysWhyAWatchEnded(t *testing.T) {
+	t.Parallel()
+	cl := newCluster(t, 1, "a")
+	cl.timing.retryMin = time.Millisecond
+	cl.led = func(int) ledger { return brokenWatch{cl.ledger} }
+	cl.start()
+	cl.peers[0].run()
+	eventually(t, "it is in the log", func() bool { return cl.peers[0].log.has("the watch broke") })
+}
+
+type brokenWatch struct{ ledger }
+
+func (brokenWatch) Watch(context.Context, []byte) iter.Seq2[replication.Change, error] {
+	return func(yield func(replication.Change, error) bool) {
+		yield(replication.Change{}, errors.New("the watch broke"))
 	}
 }

@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"github.com/libp2p/go-libp2p/core/peer"
@@ -57,20 +58,24 @@ func (l *lane) connect() (*pushStream, error) {
 func (l *lane) stream(p *pushStream) (store [16]byte, err error) {
 	defer func() { p.end(err) }()
 	answer := make(chan answered, 1)
+	var named atomic.Bool // the root
 	var reader sync.WaitGroup
 	defer reader.Wait()
 	// The peer may refuse in the middle: its word ends the writing, too.
 	reader.Go(func() {
 		s, err := p.answer()
+		if err == nil && !named.Load() {
+			err = fmt.Errorf("acknowledged before it was told the root: %w", errSection)
+		}
 		answer <- answered{s, err}
 		if err != nil {
 			_ = p.w.s.Reset()
 		}
 	})
-	if err := l.send(p); err != nil {
+	if err := l.send(p, &named); err != nil {
 		_ = p.w.s.Reset()
 		if a := <-answer; a.err != nil {
-			if _, ok := errors.AsType[*statusError](a.err); ok {
+			if _, ok := errors.AsType[*statusError](a.err); ok || errors.Is(a.err, errSection) {
 				return store, a.err // what the peer said tells more
 			}
 		}
@@ -85,7 +90,7 @@ type answered struct {
 	err   error
 }
 
-func (l *lane) send(p *pushStream) error {
+func (l *lane) send(p *pushStream, named *atomic.Bool) error {
 	u := l.u
 	if _, err := p.w.w.WriteString(carHeader); err != nil {
 		return err
@@ -107,6 +112,7 @@ func (l *lane) send(p *pushStream) error {
 			return err
 		}
 	}
+	named.Store(true)
 	_ = p.w.w.WriteByte(0) // its error sticks
 	if err := writeCID(p.w.w, u.root()); err != nil {
 		return err
@@ -122,6 +128,7 @@ type pushStream struct {
 	w    *wire
 	c    *Copies
 	stop func() bool // of the context's watch
+	free func()      // of the context, if it is this stream's own
 }
 
 // openPush opens a stream and waits for the peer's readiness, all within timing.dial.
@@ -129,7 +136,7 @@ func (c *Copies) openPush(ctx context.Context, id peer.ID) (*pushStream, error) 
 	begun := time.Now()
 	w, stop, err := c.dial(ctx, id, pushProtocol, wordBuffer, blockBuffer)
 	if err == nil {
-		p := &pushStream{w: w, c: c, stop: stop}
+		p := &pushStream{w: w, c: c, stop: stop, free: func() {}}
 		_ = w.w.WriteByte(wireVersion)
 		if err = w.w.Flush(); err == nil {
 			w.within(max(c.cfg.timing.dial-time.Since(begun), c.cfg.timing.dial/4))
@@ -169,6 +176,7 @@ func (p *pushStream) answer() ([16]byte, error) {
 
 func (p *pushStream) end(err error) {
 	p.stop()
+	p.free()
 	if err != nil {
 		_ = p.w.s.Reset()
 		return
@@ -209,6 +217,7 @@ func (c *Copies) race(ctx context.Context, nodes []Node) (*pushStream, Node, err
 			r.conn.end(context.Canceled)
 		default:
 			won = &r
+			r.conn.free = cancels[r.node]
 			for i, cancel := range cancels {
 				if i != r.node {
 					cancel()

@@ -3,11 +3,14 @@ package copies
 import (
 	"bufio"
 	"bytes"
+	"context"
 	"crypto/sha512"
 	"encoding/binary"
 	"errors"
 	"io"
+	"runtime"
 	"slices"
+	"sync"
 	"testing"
 	"time"
 
@@ -15,6 +18,7 @@ import (
 	"github.com/ipfs/go-cid"
 	carv2 "github.com/ipld/go-car/v2"
 	"github.com/libp2p/go-libp2p/core/network"
+	"github.com/libp2p/go-libp2p/core/peer"
 	mh "github.com/multiformats/go-multihash"
 )
 
@@ -79,10 +83,10 @@ func TestP4_WireFormat(t *testing.T) {
 	if err := readHeader(r); err != nil {
 		t.Fatal(err)
 	}
-	if id, data, err := readSection(r); err != nil || id != b.Cid() || string(data) != "a block" {
+	if id, data, err := readSection(r, unreserved); err != nil || id != b.Cid() || string(data) != "a block" {
 		t.Fatal(id, data, err)
 	}
-	if _, _, err := readSection(r); !errors.Is(err, errEnd) {
+	if _, _, err := readSection(r, unreserved); !errors.Is(err, errEnd) {
 		t.Fatal(err)
 	}
 	s, err := readStatus(r)
@@ -138,7 +142,7 @@ func TestP4_SectionsAreBounded(t *testing.T) {
 		"cut in its CID":             {40, 1, 0x55},
 		"no CID":                     append([]byte{5}, "block"...),
 	} {
-		if _, _, err := readSection(bufio.NewReader(bytes.NewReader(data))); err == nil || errors.Is(err, errEnd) {
+		if _, _, err := readSection(bufio.NewReader(bytes.NewReader(data)), unreserved); err == nil || errors.Is(err, errEnd) {
 			t.Errorf("%s: %v", name, err)
 		}
 	}
@@ -194,7 +198,7 @@ func FuzzSections(f *testing.F) {
 			return
 		}
 		for {
-			id, data, err := readSection(r)
+			id, data, err := readSection(r, unreserved)
 			if errors.Is(err, errEnd) {
 				_, _ = readStatus(r)
 				return
@@ -415,21 +419,170 @@ func TestP4_StreamsWithoutProgressEnd(t *testing.T) {
 func TestP4_StreamsOfAPeerAreBounded(t *testing.T) {
 	t.Parallel()
 	cl := newCluster(t, 2, "a", "b").start()
+	asks, busy := cl.peers[0], cl.peers[1]
 	for range maxStreams {
-		cl.peers[0].rawPush(t, cl.peers[1])
+		asks.rawPush(t, busy)
 	}
-	s, err := cl.peers[0].lane.Dial(t.Context(), cl.peers[1].id(), pushProtocol)
+	// One too many is refused in words, and the node is not taken for dead.
+	if _, err := asks.openPush(t.Context(), busy.id()); !isBusy(err) {
+		t.Errorf("a push: %v", err)
+	}
+	if _, err := asks.fetchFrom(t.Context(), busy.id(), newFile(3, 100).cids(), forReader, nil); !isBusy(err) {
+		t.Errorf("a fetch: %v", err)
+	}
+	if asks.ranks.down(busy.id()) {
+		t.Error("taken for dead")
+	}
+	u := &Upload{c: asks.Copies, nodes: cl.members()}
+	if !u.otherSiteLives(t.Context(), map[string]bool{"a": true}) {
+		t.Error("its site is taken for dead")
+	}
+	_ = busy.Close() // ends them all
+	if len(busy.open) != 0 {
+		t.Error("streams after Close")
+	}
+}
+
+func isBusy(err error) bool {
+	said, ok := errors.AsType[*statusError](err)
+	return ok && said.code == codeBusy
+}
+
+func (b *budget) usedBy(id peer.ID) int {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	return b.used[id]
+}
+
+// What a peer's streams hold of blocks is bounded all together, and is given back.
+func TestP4_BlocksServedToAPeerAreBounded(t *testing.T) {
+	t.Parallel()
+	t.Run("pushed", func(t *testing.T) {
+		t.Parallel()
+		cl := newCluster(t, 2, "a", "b").start()
+		from, to := cl.peers[0], cl.peers[1]
+		to.budget = newBudget(5 << 20)
+		block := newFile(1, 2<<20-100).blocks[0]
+		var all []*wire
+		release := make(chan struct{})
+		to.disk.set(func(d *memDisk) { d.onAdd = func(blocks.Block) { <-release } })
+		var senders sync.WaitGroup
+		for range 12 {
+			w := from.rawPush(t, to)
+			senders.Go(func() {
+				_, _ = w.w.WriteString(carHeader)
+				for range 4 {
+					_ = writeSection(w.w, block)
+				}
+				_ = w.w.WriteByte(0)
+				_ = writeCID(w.w, block.Cid())
+				_ = w.w.Flush()
+			})
+			all = append(all, w)
+		}
+		eventually(t, "some are in memory", func() bool { return to.budget.usedBy(from.id()) > 3<<20 })
+		for range 20 {
+			runtime.Gosched()
+			if n := to.budget.usedBy(from.id()); n > 5<<20 {
+				t.Fatalf("%d bytes", n)
+			}
+		}
+		close(release)
+		senders.Wait()
+		for _, w := range all {
+			if s := lastWord(t, w); s.code != codeOK {
+				t.Errorf("got %v", s)
+			}
+		}
+		eventually(t, "all is given back", func() bool { return to.budget.usedBy(from.id()) == 0 })
+	})
+	t.Run("fetched", func(t *testing.T) {
+		t.Parallel()
+		cl := newCluster(t, 1, "a", "b").start()
+		to, from := cl.peers[0], cl.peers[1]
+		from.budget = newBudget(5 << 20)
+		f := newFile(8, 1<<20)
+		from.disk.set(func(d *memDisk) {
+			for _, b := range f.blocks {
+				d.kept[b.Cid()] = b
+			}
+		})
+		for range 12 { // nobody reads what they ask for
+			s, err := to.lane.Dial(t.Context(), from.id(), fetchProtocol)
+			if err != nil {
+				t.Fatal(err)
+			}
+			defer func() { _ = s.Reset() }()
+			if err := writeWants(newWire(s, time.Minute, wordBuffer, wordBuffer).w, f.cids()); err != nil {
+				t.Fatal(err)
+			}
+		}
+		eventually(t, "all is taken", func() bool { return from.budget.usedBy(to.id()) > 3<<20 })
+		if n := from.budget.usedBy(to.id()); n > 5<<20 {
+			t.Errorf("%d bytes", n)
+		}
+	})
+}
+
+func TestBudget(t *testing.T) {
+	t.Parallel()
+	b := newBudget(10)
+	one, two, other := b.open("a"), b.open("a"), b.open("b")
+	soon, cancel := context.WithCancel(t.Context())
+	cancel()
+	for _, step := range []struct {
+		s    *share
+		n    int
+		free bool
+	}{{one, 6, true}, {two, 5, false}, {two, 4, true}, {one, 1, false}, {other, 15, true}, {other, 5, true}} {
+		if err := step.s.take(soon, step.n); (err == nil) != step.free {
+			t.Errorf("%v: %v", step, err)
+		}
+	}
+	done := make(chan error)
+	go func() { done <- two.take(t.Context(), 5) }()
+	one.give(1)
+	one.end()
+	if err := <-done; err != nil {
+		t.Error(err)
+	}
+	two.end()
+	other.end()
+	if len(b.used) != 0 {
+		t.Errorf("left: %v", b.used)
+	}
+}
+
+// Who acknowledges before it knows the root has not synced what it was sent.
+func TestP2_EarlyAcknowledgementIsNone(t *testing.T) {
+	t.Parallel()
+	cl := newCluster(t, 2, "a", "b").start()
+	hasty, refused := cl.peers[1], make(chan struct{})
+	hasty.lane.h.SetStreamHandler(testProtocol(pushProtocol), func(s network.Stream) {
+		w := newWire(s, time.Minute, wordBuffer, wordBuffer)
+		for range 2 { // ready, and done
+			_ = writeStatus(w.w, status{store: hasty.disk.ID()})
+		}
+		_, _ = io.Copy(io.Discard, s)
+		close(refused)
+	})
+	u, err := cl.peers[0].Begin(t.Context())
 	if err != nil {
 		t.Fatal(err)
 	}
-	w := newWire(s, 30*time.Second, wordBuffer, wordBuffer)
-	_ = w.w.WriteByte(wireVersion)
-	_ = w.w.Flush()
-	if _, err := readStatus(w.r); err == nil {
-		t.Error("one stream too many was served")
+	defer u.Abort()
+	<-refused
+	f := newFile(2, 100)
+	var placed Placed
+	for _, b := range f.blocks {
+		if err = u.Add(t.Context(), b); err != nil {
+			break
+		}
 	}
-	_ = cl.peers[1].Close() // ends them all
-	if len(cl.peers[1].open) != 0 {
-		t.Error("streams after Close")
+	if err == nil {
+		placed, err = u.Commit(t.Context(), f.root)
+	}
+	if !errors.Is(err, ErrNotDurable) {
+		t.Errorf("got %v, %v", placed, err)
 	}
 }

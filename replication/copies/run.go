@@ -33,6 +33,9 @@ func (c *Copies) watch(ctx context.Context, prefix []byte) {
 	for ctx.Err() == nil {
 		for _, err := range c.led.Watch(ctx, prefix) {
 			if err != nil {
+				if ctx.Err() == nil {
+					c.log.WarnContext(ctx, "watching the ledger ended; beginning again", "prefix", string(prefix[:2]), "error", err)
+				}
 				break
 			}
 			c.poke()

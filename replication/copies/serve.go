@@ -13,12 +13,17 @@ import (
 	"github.com/libp2p/go-libp2p/core/peer"
 )
 
-// serving makes a stream handler of fn: counted, bounded per peer, ended by Close.
-func (c *Copies) serving(in, out int, fn func(ctx context.Context, from peer.ID, w *wire)) func(network.Stream) {
+// serving makes a stream handler of fn: counted, bounded per peer, ended by Close. A stream too many is
+// refused in the words of its protocol, so that nobody takes a busy node for a dead one.
+func (c *Copies) serving(in, out int, fn func(ctx context.Context, from peer.ID, w *wire), refuse func(*wire, status) error) func(network.Stream) {
 	return func(s network.Stream) {
 		from := s.Conn().RemotePeer()
-		done, ok := c.enter(from)
-		if !ok {
+		done, err := c.enter(from)
+		if errors.Is(err, errBusy) && refuse(newWire(s, c.cfg.timing.dial, wordBuffer, wordBuffer), status{code: codeBusy, store: c.cfg.Disk.ID()}) == nil {
+			_ = s.Close()
+			return
+		}
+		if err != nil {
 			_ = s.Reset()
 			return
 		}
@@ -33,12 +38,17 @@ func (c *Copies) serving(in, out int, fn func(ctx context.Context, from peer.ID,
 	}
 }
 
+var errBusy = errors.New("too many streams")
+
 // enter counts a stream in, if it may come.
-func (c *Copies) enter(from peer.ID) (done func(), ok bool) {
+func (c *Copies) enter(from peer.ID) (done func(), err error) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
-	if c.closed || c.open[from] >= maxStreams {
-		return nil, false
+	switch {
+	case c.closed:
+		return nil, ErrClosed
+	case c.open[from] >= maxStreams:
+		return nil, errBusy
 	}
 	c.open[from]++
 	c.wg.Add(1)
@@ -49,7 +59,25 @@ func (c *Copies) enter(from peer.ID) (done func(), ok bool) {
 		}
 		c.mu.Unlock()
 		c.wg.Done()
-	}, true
+	}, nil
+}
+
+// refuseFetch answers a want list with no block.
+func refuseFetch(w *wire, s status) error {
+	if _, err := readWants(w.r); err != nil {
+		return err
+	}
+	_, _ = w.w.WriteString(carHeader)
+	_ = w.w.WriteByte(0)
+	return writeStatus(w.w, s)
+}
+
+// refusePush says that this node is not ready.
+func refusePush(w *wire, s status) error {
+	if _, err := w.r.ReadByte(); err != nil {
+		return err
+	}
+	return writeStatus(w.w, s)
 }
 
 // serveFetch answers a want list with a CAR stream: the blocks in the order asked, up to the first
@@ -66,7 +94,7 @@ func (c *Copies) serveFetch(ctx context.Context, from peer.ID, w *wire) {
 		_ = w.s.Reset()
 		return
 	}
-	end, err := c.sendBlocks(ctx, w, want)
+	end, err := c.sendBlocks(ctx, from, w, want)
 	if err == nil {
 		_ = w.w.WriteByte(0)
 		err = writeStatus(w.w, end)
@@ -78,14 +106,19 @@ func (c *Copies) serveFetch(ctx context.Context, from peer.ID, w *wire) {
 }
 
 // sendBlocks reads ahead from the disk while the wire takes what was read.
-func (c *Copies) sendBlocks(ctx context.Context, w *wire, want []cid.Cid) (status, error) {
+func (c *Copies) sendBlocks(ctx context.Context, to peer.ID, w *wire, want []cid.Cid) (status, error) {
 	ctx, cancel := context.WithCancel(ctx)
+	share := c.budget.open(to)
+	defer share.end()
 	ahead := make(chan blocks.Block, 2)
 	end := status{store: c.cfg.Disk.ID()} // the reader's until ahead is closed
 	var reader sync.WaitGroup
 	reader.Go(func() {
 		defer close(ahead)
 		for _, id := range want {
+			if share.take(ctx, maxBlock) != nil {
+				return
+			}
 			b, err := c.cfg.Disk.Block(ctx, id)
 			if err != nil {
 				end.code = codeNotFound
@@ -95,6 +128,7 @@ func (c *Copies) sendBlocks(ctx context.Context, w *wire, want []cid.Cid) (statu
 				}
 				return
 			}
+			share.give(maxBlock - len(b.RawData()))
 			select {
 			case ahead <- b:
 			case <-ctx.Done():
@@ -108,6 +142,7 @@ func (c *Copies) sendBlocks(ctx context.Context, w *wire, want []cid.Cid) (statu
 		if err := writeSection(w.w, b); err != nil {
 			return status{}, err
 		}
+		share.give(len(b.RawData()))
 	}
 	return end, ctx.Err()
 }
@@ -123,7 +158,7 @@ func (c *Copies) servePush(ctx context.Context, from peer.ID, w *wire) {
 		_ = w.s.Reset()
 		return
 	}
-	root, err := c.takePush(ctx, w, end)
+	root, err := c.takePush(ctx, from, w, end)
 	switch statusErr, refused := errors.AsType[*statusError](err); {
 	case err == nil:
 		c.hold(root, epoch)
@@ -154,7 +189,7 @@ func refuse(format string, args ...any) error {
 }
 
 // takePush reads the dialogue up to the root's name and makes its blocks durable.
-func (c *Copies) takePush(ctx context.Context, w *wire, ready status) (cid.Cid, error) {
+func (c *Copies) takePush(ctx context.Context, from peer.ID, w *wire, ready status) (cid.Cid, error) {
 	if v, err := w.r.ReadByte(); err != nil || v != wireVersion {
 		return cid.Undef, fmt.Errorf("push version %d: %w", v, noEOF(err))
 	}
@@ -168,7 +203,9 @@ func (c *Copies) takePush(ctx context.Context, w *wire, ready status) (cid.Cid, 
 	}
 	batch := c.cfg.NewBatch(false)
 	defer batch.Abort()
-	last, parents, err := c.takeBlocks(ctx, w, batch)
+	share := c.budget.open(from)
+	defer share.end()
+	last, parents, err := c.takeBlocks(ctx, w, share, batch)
 	if err != nil {
 		return cid.Undef, err
 	}
@@ -210,11 +247,12 @@ func (c *Copies) whole(ctx context.Context, parents []cid.Cid) error {
 type section struct {
 	id   cid.Cid
 	data []byte
+	size int // of the peer's budget
 }
 
 // takeBlocks verifies and adds blocks while the next are being read, and returns the last one's CID
 // and those of blocks with links. Only whole sections reach the disk.
-func (c *Copies) takeBlocks(ctx context.Context, w *wire, batch Batch) (last cid.Cid, parents []cid.Cid, err error) {
+func (c *Copies) takeBlocks(ctx context.Context, w *wire, share *share, batch Batch) (last cid.Cid, parents []cid.Cid, err error) {
 	ctx, cancel := context.WithCancel(ctx)
 	read := make(chan section, 2)
 	var readErr error // the reader's until read is closed
@@ -222,7 +260,7 @@ func (c *Copies) takeBlocks(ctx context.Context, w *wire, batch Batch) (last cid
 	var reader sync.WaitGroup
 	reader.Go(func() {
 		defer close(read)
-		readErr = c.readSections(ctx, w, read)
+		readErr = c.readSections(ctx, w, share, read)
 	})
 	defer func() {
 		cancel()
@@ -250,6 +288,7 @@ func (c *Copies) takeBlocks(ctx context.Context, w *wire, batch Batch) (last cid
 			return cid.Undef, nil, fmt.Errorf("%w: %w", errDisk, err)
 		}
 		last = s.id
+		share.give(s.size)
 	}
 	whole = true
 	return last, parents, readErr
@@ -257,14 +296,21 @@ func (c *Copies) takeBlocks(ctx context.Context, w *wire, batch Batch) (last cid
 
 // readSections reads up to the end of blocks. Between blocks it waits for a slow client of the
 // sender's; within one, only for progress.
-func (c *Copies) readSections(ctx context.Context, w *wire, out chan<- section) error {
+func (c *Copies) readSections(ctx context.Context, w *wire, share *share, out chan<- section) error {
+	size := 0
+	reserve := func(n int) error {
+		size = n
+		err := share.take(ctx, n)
+		w.within(c.cfg.timing.progress) // this node's own waiting does not count
+		return err
+	}
 	for {
 		w.within(c.cfg.timing.idle)
 		if _, err := w.r.Peek(1); err != nil {
 			return noEOF(err)
 		}
 		w.within(c.cfg.timing.progress)
-		id, data, err := readSection(w.r)
+		id, data, err := readSection(w.r, reserve)
 		if errors.Is(err, errEnd) {
 			return nil
 		}
@@ -272,7 +318,7 @@ func (c *Copies) readSections(ctx context.Context, w *wire, out chan<- section) 
 			return noEOF(err)
 		}
 		select {
-		case out <- section{id, data}:
+		case out <- section{id, data, size}:
 		case <-ctx.Done():
 			return context.Cause(ctx)
 		}

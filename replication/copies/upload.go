@@ -235,15 +235,19 @@ func (u *Upload) Commit(ctx context.Context, root cid.Cid) (Placed, error) {
 	u.unwatch()
 	u.linger()
 	if slices.ContainsFunc(copies, func(c Copy) bool { return c.Node == u.c.cfg.Self }) {
-		u.c.hold(root, u.epochs[u.c.cfg.Self])
+		u.c.tell(root)
 	}
 	return Placed{Root: root, Partition: u.partition, Copies: copies, need: u.need, sites: u.site, epochs: u.epochs}, nil
 }
 
+// commitLocal goes on when the upload's streams are ended: what is on this disk is not sent again.
 func (u *Upload) commitLocal(batch Batch) {
-	err := batch.Commit(u.ctx)
+	err := batch.Commit(u.c.life)
 	if err != nil {
 		batch.Abort()
+	} else if u.kept { // the keeper settles it, if the upload did not wait
+		u.c.acked.add(u.root(), u.epochs[u.c.cfg.Self])
+		u.c.poke()
 	}
 	u.settleLocal(err)
 }

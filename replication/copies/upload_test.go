@@ -679,3 +679,37 @@ func TestP1_CacheOfAnUploadOutlivesItsStreams(t *testing.T) {
 		t.Errorf("its cache was cut off after %v", lasted)
 	}
 }
+
+// This node's own copy is not given up because it is slower than the others'.
+func TestP1_OwnSlowCopyIsKept(t *testing.T) {
+	t.Parallel()
+	cl := newCluster(t, 3, "a", "b", "a")
+	cl.timing.linger = 20 * time.Millisecond
+	cl.start()
+	here := cl.peers[0]
+	hang := make(chan struct{})
+	here.disk.set(func(d *memDisk) { d.hang = hang })
+	f := newFile(3, 1000)
+	u, err := here.Begin(t.Context())
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, b := range f.blocks {
+		if err := u.Add(t.Context(), b); err != nil {
+			t.Fatal(err)
+		}
+	}
+	placed, err := u.Commit(t.Context(), f.root)
+	if err != nil || slices.Contains(acksOf(placed), here.id()) {
+		t.Fatal(placed, err)
+	}
+	here.record(t, placed)
+	<-u.ctx.Done() // it does not wait any longer
+	close(hang)
+	cl.isolate(0, true)
+	here.run() // and can fetch nothing
+	eventually(t, "its copy counts", here.settledAt(t, f.root))
+	if !here.disk.holds(f) {
+		t.Error("a holder without blocks")
+	}
+}
