@@ -13,6 +13,9 @@ import (
 func (u *Upload) await(ctx context.Context) ([]Copy, error) {
 	for {
 		now := u.c.cfg.Nodes()
+		if err := u.grow(now); err != nil {
+			return nil, err
+		}
 		u.mu.Lock()
 		u.copies = slices.DeleteFunc(u.copies, func(c Copy) bool { return u.went(c, now) })
 		changed := u.changed

@@ -94,18 +94,20 @@ func (c *Copies) epochHere() (epoch uint32, err error) {
 	return epoch, err
 }
 
-// readEpochs adds the epochs of nodes to an upload's. It comes before the first block to any of them.
-func (u *Upload) readEpochs(nodes []Node) error {
-	return u.c.led.View(func(tx scanner) error {
+// readEpochs reads the epochs of nodes for an upload. It comes before the first block to any of them.
+func (c *Copies) readEpochs(nodes []Node) (map[peer.ID]uint32, error) {
+	out := make(map[peer.ID]uint32)
+	err := c.led.View(func(tx scanner) error {
 		for _, n := range nodes {
 			epoch, err := epochOf(tx, n.ID)
 			if err != nil {
 				return err
 			}
-			u.epochs[n.ID] = epoch
+			out[n.ID] = epoch
 		}
 		return nil
 	})
+	return out, err
 }
 
 // lasting are the copies of a Placed whose nodes cannot have collected them. ErrLapsed where they are

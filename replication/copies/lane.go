@@ -8,35 +8,52 @@ import (
 	"sync/atomic"
 	"time"
 
+	blocks "github.com/ipfs/go-block-format"
 	"github.com/libp2p/go-libp2p/core/peer"
 )
 
-// A lane streams one upload's blocks to one peer. While nothing was sent it can change to another
-// peer; afterwards it succeeds with the one it has, or fails. (Replacing a peer later, from local
-// packs, would begin here.)
+// A lane streams one upload's blocks to one peer. When that peer fails and too few copies can be had
+// without it, the lane begins again with another: from the tape where nothing was sent, else from what is
+// durable (late.go).
 type lane struct {
-	u    *Upload
-	node Node // owned by run
+	u     *Upload
+	node  Node           // owned by run
+	late  bool           // it does not read the tape; owned by run
+	ahead []blocks.Block // what was fetched for a late lane; owned by run
 }
 
 // run ends with exactly one call of u.settle.
-func (l *lane) run() {
+func (l *lane) run() { l.runTo([]Node{l.node}) }
+
+// runTo is run with the first of several nodes that answers.
+func (l *lane) runTo(candidates []Node) {
 	defer l.u.tape.leave(l)
-	conn, err := l.connect()
-	if err != nil {
-		l.u.settle(l, Copy{}, err)
-		return
-	}
-	store, err := l.stream(conn)
-	if err != nil {
+	var errs []error
+	for {
+		conn, err := l.connect(candidates)
+		if err != nil {
+			l.u.settle(l, Copy{}, errors.Join(append(errs, err)...))
+			return
+		}
+		store, err := l.stream(conn)
+		if err == nil {
+			l.u.settle(l, Copy{Node: l.node.ID, Store: store}, nil)
+			return
+		}
+		if _, said := errors.AsType[*statusError](err); !said && l.u.ctx.Err() == nil {
+			l.u.c.ranks.failed(l.node.ID)
+		}
 		err = fmt.Errorf("copy to %s: %w", l.node.ID, err)
+		errs = append(errs, err)
+		if candidates = l.replace(err); len(candidates) == 0 {
+			l.u.settle(l, Copy{}, errors.Join(errs...))
+			return
+		}
 	}
-	l.u.settle(l, Copy{Node: l.node.ID, Store: store}, err)
 }
 
-// connect opens the stream to the lane's node, or to one that can stand in for it.
-func (l *lane) connect() (*pushStream, error) {
-	candidates := []Node{l.node}
+// connect opens the stream to one of the candidates, or to one that can stand in for them.
+func (l *lane) connect(candidates []Node) (*pushStream, error) {
 	var errs []error
 	for len(candidates) > 0 {
 		conn, node, err := l.u.c.race(l.u.ctx, candidates)
@@ -61,7 +78,9 @@ func (l *lane) stream(p *pushStream) (store [16]byte, err error) {
 	var named atomic.Bool // the root
 	var reader sync.WaitGroup
 	defer reader.Wait()
-	// The peer may refuse in the middle: its word ends the writing, too.
+	ctx, cancel := context.WithCancelCause(l.u.ctx)
+	defer cancel(nil)
+	// The peer may refuse in the middle: its word ends the writing, and the waiting for more, too.
 	reader.Go(func() {
 		s, err := p.answer()
 		if err == nil && !named.Load() {
@@ -70,9 +89,10 @@ func (l *lane) stream(p *pushStream) (store [16]byte, err error) {
 		answer <- answered{s, err}
 		if err != nil {
 			_ = p.w.s.Reset()
+			cancel(err)
 		}
 	})
-	if err := l.send(p, &named); err != nil {
+	if err := l.send(ctx, p, &named); err != nil {
 		_ = p.w.s.Reset()
 		if a := <-answer; a.err != nil {
 			if _, ok := errors.AsType[*statusError](a.err); ok || errors.Is(a.err, errSection) {
@@ -90,20 +110,20 @@ type answered struct {
 	err   error
 }
 
-func (l *lane) send(p *pushStream, named *atomic.Bool) error {
+func (l *lane) send(ctx context.Context, p *pushStream, named *atomic.Bool) error {
 	u := l.u
 	if _, err := p.w.w.WriteString(carHeader); err != nil {
 		return err
 	}
-	for passed := false; ; passed = true {
-		b, err := u.tape.next(u.ctx, l, passed, p.w.w.Flush)
+	for at := 0; ; at++ {
+		b, err := l.next(ctx, at, p.w.w.Flush)
 		if err != nil {
 			return err
 		}
 		if b == nil {
 			break
 		}
-		if err := u.c.slots.acquire(u.ctx, l.node.ID, forUpload); err != nil {
+		if err := u.c.slots.acquire(ctx, l.node.ID, forUpload); err != nil {
 			return err
 		}
 		err = writeSection(p.w.w, b)

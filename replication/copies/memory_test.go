@@ -108,9 +108,10 @@ type memDisk struct {
 	synced int              // commits
 	reads  atomic.Int64
 
-	syncErr error         // of Commit
-	hang    chan struct{} // Commit waits for it to close
-	onAdd   func(b blocks.Block)
+	syncErr  error         // of Commit
+	cacheErr error         // of Add to a cached batch
+	hang     chan struct{} // Commit waits for it to close
+	onAdd    func(b blocks.Block)
 }
 
 var errNoRoom = errors.New("disk is full")
@@ -186,6 +187,9 @@ func (b *memBatch) Add(ctx context.Context, blk blocks.Block) error {
 	}
 	b.d.mu.Lock()
 	defer b.d.mu.Unlock()
+	if b.cache && b.d.cacheErr != nil {
+		return b.d.cacheErr
+	}
 	if !b.cache && b.d.room >= 0 {
 		if b.d.room -= len(blk.RawData()); b.d.room < 0 {
 			b.d.room = 0

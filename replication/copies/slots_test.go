@@ -107,7 +107,7 @@ func TestTapeIsBounded(t *testing.T) {
 	idle := func() error { return nil }
 	read := func(l *lane, n int) {
 		for i := range n {
-			if _, err := tape.next(t.Context(), l, i > 0, idle); err != nil {
+			if _, err := tape.next(t.Context(), l, i, idle); err != nil {
 				t.Error(err)
 			}
 		}

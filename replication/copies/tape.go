@@ -2,10 +2,15 @@ package copies
 
 import (
 	"context"
+	"slices"
 	"sync"
 
 	blocks "github.com/ipfs/go-block-format"
+	"github.com/ipfs/go-cid"
 )
+
+// maxNames bounds how many blocks' names one upload keeps, to send them again: some 70 GiB.
+const maxNames = 1 << 16
 
 // tapeLimit bounds the blocks one upload holds for its slowest peer, in bytes.
 const tapeLimit = 8 << 20
@@ -16,8 +21,9 @@ type tape struct {
 	mu      sync.Mutex
 	changed *sync.Cond
 	held    []blocks.Block
-	first   int // number of held[0]
-	bytes   int // in held
+	first   int       // number of held[0]
+	bytes   int       // in held
+	all     []cid.Cid // what was added, up to maxNames
 	ended   bool
 	readers map[*lane]int // number of the block each needs next
 }
@@ -43,6 +49,24 @@ func (t *tape) leave(l *lane) {
 	t.trim()
 }
 
+// rejoin makes a lane a reader again from block at on, unless the tape has that no more.
+func (t *tape) rejoin(l *lane, at int) bool {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	if at < t.first {
+		return false
+	}
+	t.readers[l] = at
+	return true
+}
+
+// names are those of blocks from number at on, at most n.
+func (t *tape) names(at, n int) []cid.Cid {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	return slices.Clone(t.all[min(at, len(t.all)):min(at+n, len(t.all))])
+}
+
 // add appends a block once there is room for it, or the tape is empty.
 func (t *tape) add(ctx context.Context, b blocks.Block) error {
 	defer context.AfterFunc(ctx, t.stir)()
@@ -53,6 +77,9 @@ func (t *tape) add(ctx context.Context, b blocks.Block) error {
 			return context.Cause(ctx)
 		}
 		t.changed.Wait()
+	}
+	if len(t.all) == t.first+len(t.held) && len(t.all) < maxNames {
+		t.all = append(t.all, b.Cid())
 	}
 	t.held = append(t.held, b)
 	t.bytes += len(b.RawData())
@@ -75,13 +102,13 @@ func (t *tape) stir() {
 	t.changed.Broadcast()
 }
 
-// next returns the reader's next block, and nil at the end or when ctx is done. It calls idle before
-// it waits. The block before it is passed by this call.
-func (t *tape) next(ctx context.Context, l *lane, passed bool, idle func() error) (blocks.Block, error) {
+// next returns block at to a reader, and nil at the end or when ctx is done. It calls idle before
+// it waits. What is before it is passed by this call.
+func (t *tape) next(ctx context.Context, l *lane, at int, idle func() error) (blocks.Block, error) {
 	t.mu.Lock()
 	defer t.mu.Unlock()
-	if passed {
-		t.readers[l]++
+	if t.readers[l] < at {
+		t.readers[l] = at
 		t.trim()
 	}
 	if i := t.readers[l] - t.first; i < len(t.held) {

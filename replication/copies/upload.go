@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"slices"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	blocks "github.com/ipfs/go-block-format"
@@ -26,23 +27,26 @@ type Upload struct {
 	nodes     []Node // members at the start
 	site      map[peer.ID]string
 	epochs    map[peer.ID]uint32 // of nodes, before the first block (T6)
+	epoch     uint32             // of this node
+	reread    atomic.Bool        // a late lane waits for what the local batch has
 	ctx       context.Context    // of the lanes; ends when they have no purpose any more
 	cancel    context.CancelCauseFunc
 	unwatch   func() bool // of Begin's context
 	tape      *tape
-	local     Batch   // nil once it failed
+	local     Batch   // nil once it failed or is being committed; changed by the caller's goroutine, under mu
 	last      cid.Cid // what was added last
 	lost      error   // of an Add that failed: a block may be nowhere
 	ended     bool
 
-	mu      sync.Mutex
-	changed chan struct{}    // closed and replaced when a field below changes
-	lanes   map[*lane]Node   // under way
-	tried   map[peer.ID]bool // by a lane, or about to be
-	copies  []Copy           // durable
-	errs    []error          // what kept others from it
-	pending bool             // the local batch may still become a durable copy
-	syncing bool             // the local batch, copy or cache, is being committed
+	mu        sync.Mutex
+	changed   chan struct{}    // closed and replaced when a field below changes
+	lanes     map[*lane]Node   // under way
+	lateLanes map[*lane]bool   // those that do not follow the tape from its beginning
+	tried     map[peer.ID]bool // by a lane, or about to be
+	copies    []Copy           // durable
+	errs      []error          // what kept others from it
+	pending   bool             // the local batch may still become a durable copy
+	syncing   bool             // the local batch, copy or cache, is being committed
 }
 
 // Begin starts an upload: it picks a partition, at random among those whose row has this node if
@@ -50,31 +54,28 @@ type Upload struct {
 // for the ledger to have a table. If ctx ends before Commit has succeeded, so do the streams.
 func (c *Copies) Begin(ctx context.Context) (*Upload, error) {
 	u := &Upload{
-		c:       c,
-		nodes:   c.cfg.Nodes(),
-		site:    make(map[peer.ID]string),
-		epochs:  make(map[peer.ID]uint32),
-		tape:    newTape(),
-		changed: make(chan struct{}),
-		lanes:   make(map[*lane]Node),
-		tried:   map[peer.ID]bool{c.cfg.Self: true},
-		pending: true,
+		c:         c,
+		nodes:     c.cfg.Nodes(),
+		site:      make(map[peer.ID]string),
+		tape:      newTape(),
+		changed:   make(chan struct{}),
+		lanes:     make(map[*lane]Node),
+		lateLanes: make(map[*lane]bool),
+		tried:     map[peer.ID]bool{c.cfg.Self: true},
+		pending:   true,
 	}
-	able := 0
 	for _, n := range u.nodes {
 		u.site[n.ID] = n.Site
-		if canHold(n) {
-			able++
-		}
 	}
-	u.need = max(1, min(c.cfg.Ack, c.cfg.wanted(), able))
+	u.need = c.needed(u.nodes)
 	row, err := u.choose(ctx)
 	if err != nil {
 		return nil, fmt.Errorf("begin upload: %w", err)
 	}
-	if err := u.readEpochs(u.nodes); err != nil {
+	if u.epochs, err = c.readEpochs(u.nodes); err != nil {
 		return nil, fmt.Errorf("begin upload: %w", err)
 	}
+	u.epoch = u.epochs[c.cfg.Self]
 	u.ctx, u.cancel = context.WithCancelCause(c.life)
 	u.unwatch = context.AfterFunc(ctx, func() { u.cancel(context.Cause(ctx)) })
 	u.local = c.cfg.NewBatch(!u.kept)
@@ -96,6 +97,17 @@ func (c *Copies) Begin(ctx context.Context) (*Upload, error) {
 		}
 	}
 	return u, nil
+}
+
+// needed is how many copies must be durable where these are the nodes.
+func (c *Copies) needed(nodes []Node) int {
+	able := 0
+	for _, n := range nodes {
+		if canHold(n) {
+			able++
+		}
+	}
+	return max(1, min(c.cfg.Ack, c.cfg.wanted(), able))
 }
 
 // canHold says whether a node may get copies.
@@ -136,16 +148,26 @@ func (u *Upload) add(ctx context.Context, b blocks.Block) error {
 	if u.local == nil {
 		return nil
 	}
-	if err := u.local.Add(ctx, b); err != nil {
+	err := u.local.Add(ctx, b)
+	if err == nil && u.reread.Swap(false) {
+		err = u.settleSome(ctx)
+	}
+	if err != nil {
 		if ctx.Err() != nil {
 			return fmt.Errorf("upload block %s: %w", b.Cid(), err)
 		}
 		u.local.Abort()
-		u.local = nil
+		u.loseLocal()
 		u.settleLocal(err)
 		return u.hopeless()
 	}
 	return nil
+}
+
+func (u *Upload) loseLocal() {
+	u.mu.Lock()
+	defer u.mu.Unlock()
+	u.local = nil
 }
 
 // settleLocal notes how the local batch ended.
@@ -188,6 +210,7 @@ func (u *Upload) settle(l *lane, copy Copy, err error) {
 	u.mu.Lock()
 	defer u.mu.Unlock()
 	delete(u.lanes, l)
+	delete(u.lateLanes, l)
 	if err != nil {
 		u.errs = append(u.errs, err)
 	} else {
@@ -217,10 +240,11 @@ func (u *Upload) Commit(ctx context.Context, root cid.Cid) (Placed, error) {
 	}
 	u.ended = true
 	u.tape.end()
+	batch := u.local
 	u.mu.Lock()
-	u.syncing = u.local != nil
+	u.syncing, u.local = batch != nil, nil
 	u.mu.Unlock()
-	if batch := u.local; batch != nil && !u.c.start(func() { u.commitLocal(batch) }) {
+	if batch != nil && !u.c.start(func() { u.commitLocal(batch) }) {
 		batch.Abort()
 		u.unwatch()
 		u.cancel(ErrClosed)
@@ -246,7 +270,7 @@ func (u *Upload) commitLocal(batch Batch) {
 	if err != nil {
 		batch.Abort()
 	} else if u.kept { // the keeper settles it, if the upload did not wait
-		u.c.acked.add(u.root(), u.epochs[u.c.cfg.Self])
+		u.c.acked.add(u.root(), u.epoch)
 		u.c.poke()
 	}
 	u.settleLocal(err)
