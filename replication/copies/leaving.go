@@ -99,21 +99,15 @@ func (l *leaving) whole(ctx context.Context, r int, row []Seat, stores map[peer.
 				from = nil
 				return nil
 			}
-			var roots []cid.Cid
 			if root, ok := l.waits[r]; ok && len(from) == len(prefix) {
-				roots = append(roots, root)
-			}
-			listed, next := page(tx.Scan(from, replication.PrefixEnd(prefix)), len(prefix))
-			from = next
-			for _, root := range append(roots, listed...) {
-				if ok, err := everywhere(tx, root, row, stores); err != nil {
+				if missing, err = firstMissing(tx, []cid.Cid{root}, row, stores); err != nil || missing.Defined() {
 					return err
-				} else if !ok {
-					missing = root
-					return nil
 				}
 			}
-			return nil
+			var roots []cid.Cid
+			roots, from = page(tx.Scan(from, replication.PrefixEnd(prefix)), len(prefix))
+			missing, err = firstMissing(tx, roots, row, stores)
+			return err
 		})
 		if err != nil {
 			return false, err
@@ -145,6 +139,16 @@ func anyLacks(tx scanner, row []Seat, lacks map[peer.ID]bool) bool {
 		}
 	}
 	return false
+}
+
+// firstMissing is the first root that is not everywhere, cid.Undef if there is none.
+func firstMissing(tx Reader, roots []cid.Cid, row []Seat, stores map[peer.ID][16]byte) (cid.Cid, error) {
+	for _, root := range roots {
+		if ok, err := everywhere(tx, root, row, stores); err != nil || !ok {
+			return root, err
+		}
+	}
+	return cid.Undef, nil
 }
 
 // everywhere says whether all wanted seats of a row hold root. One that is not recorded any more is

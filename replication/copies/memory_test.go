@@ -103,9 +103,11 @@ type memDisk struct {
 	id     [16]byte
 	kept   map[cid.Cid]blocks.Block
 	cached map[cid.Cid]blocks.Block
-	room   int              // bytes of kept blocks it takes; negative is no limit
-	badFor map[cid.Cid]bool // Block gives other bytes
-	synced int              // commits
+	room   int                // bytes of kept blocks it takes; negative is no limit
+	badFor map[cid.Cid]bool   // Block gives other bytes
+	synced int                // commits
+	epoch  uint32             // of collection
+	noted  map[cid.Cid]uint32 // the epoch in which a kept block was added or met last
 	reads  atomic.Int64
 
 	syncErr  error         // of Commit
@@ -117,7 +119,7 @@ type memDisk struct {
 var errNoRoom = errors.New("disk is full")
 
 func newMemDisk() *memDisk {
-	d := &memDisk{kept: make(map[cid.Cid]blocks.Block), cached: make(map[cid.Cid]blocks.Block), badFor: make(map[cid.Cid]bool), room: -1}
+	d := &memDisk{noted: make(map[cid.Cid]uint32), kept: make(map[cid.Cid]blocks.Block), cached: make(map[cid.Cid]blocks.Block), badFor: make(map[cid.Cid]bool), room: -1}
 	_, _ = rand.Read(d.id[:])
 	return d
 }
@@ -163,10 +165,11 @@ func (d *memDisk) Block(ctx context.Context, c cid.Cid) (blocks.Block, error) {
 func (d *memDisk) newBatch(cache bool) Batch { return &memBatch{d: d, cache: cache} }
 
 type memBatch struct {
-	d     *memDisk
-	cache bool
-	added []blocks.Block
-	busy  atomic.Bool
+	d      *memDisk
+	cache  bool
+	added  []blocks.Block
+	epochs []uint32 // of each
+	busy   atomic.Bool
 }
 
 // alone panics where two goroutines use a batch at a time.
@@ -197,6 +200,10 @@ func (b *memBatch) Add(ctx context.Context, blk blocks.Block) error {
 		}
 	}
 	b.added = append(b.added, blk)
+	b.epochs = append(b.epochs, b.d.epoch)
+	if _, met := b.d.kept[blk.Cid()]; met && !b.cache {
+		b.d.noted[blk.Cid()] = b.d.epoch
+	}
 	return nil
 }
 
@@ -221,11 +228,40 @@ func (b *memBatch) Commit(ctx context.Context) error {
 	if b.cache {
 		to = b.d.cached
 	}
-	for _, blk := range b.added {
+	for i, blk := range b.added {
 		to[blk.Cid()] = blk
+		if !b.cache {
+			b.d.noted[blk.Cid()] = max(b.d.noted[blk.Cid()], b.epochs[i])
+		}
 	}
 	b.d.synced++
 	return nil
 }
 
 func (b *memBatch) Abort() { defer b.alone()() }
+
+func (d *memDisk) Epoch() uint32 {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	return d.epoch
+}
+
+func (d *memDisk) SetEpoch(epoch uint32) error {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	d.epoch = max(d.epoch, epoch)
+	return nil
+}
+
+// collect frees what was noted before an epoch and is not live.
+func (d *memDisk) collect(before uint32, live map[cid.Cid]bool) (freed int) {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	for id := range d.kept {
+		if d.noted[id] < before && !live[id] {
+			delete(d.kept, id)
+			freed++
+		}
+	}
+	return freed
+}
