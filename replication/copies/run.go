@@ -106,6 +106,9 @@ func (c *Copies) keepTable(ctx context.Context) {
 			if err == nil {
 				err = leaving.end(ctx, &table)
 			}
+			if err == nil {
+				err = c.tidy(ctx, &table)
+			}
 			if err != nil && ctx.Err() == nil && !errors.Is(err, errTableMoved) {
 				c.log.DebugContext(ctx, "the table of copies is not kept", "error", err)
 			}
