@@ -475,6 +475,59 @@ func TestP1_RandomClusters(t *testing.T) {
 	}
 }
 
+// Random absences, drains and policies: no seat that may hold blocks goes while its node is a member,
+// rows have as many nodes as can be had, and a table computed twice stays.
+func TestP3_RandomAbsences(t *testing.T) {
+	t.Parallel()
+	for seed := range uint64(12) {
+		t.Run(fmt.Sprint(seed), func(t *testing.T) {
+			t.Parallel()
+			rng := rand.New(rand.NewPCG(seed, 3))
+			var nodes []Node
+			for i := range 3 + rng.IntN(4) {
+				nodes = append(nodes, testNode(i, string(rune('a'+rng.IntN(3))), 100))
+			}
+			wanted := 1 + rng.IntN(3)
+			table := Compute(Table{}, nodes, wanted)
+			for step := range 12 {
+				nodes = slices.Clone(nodes)
+				n := &nodes[rng.IntN(len(nodes))]
+				switch rng.IntN(5) {
+				case 0, 1:
+					n.Away = !n.Away
+				case 2:
+					n.Weight = -n.Weight
+				case 3:
+					wanted = 1 + rng.IntN(3)
+				case 4:
+					table = settledTable(table)
+				}
+				next := Compute(table, nodes, wanted)
+				present := 0
+				for _, n := range nodes {
+					if n.Weight >= 0 && !n.Away {
+						present++
+					}
+				}
+				for r, row := range next.Rows {
+					for _, s := range table.Rows[r] {
+						if now, ok := seatOf(row, s.Node); s.State != Incoming && (!ok || now.State == Incoming) {
+							t.Fatalf("step %d, row %d: %v of %v is %v", step, r, s, table.Rows[r], row)
+						}
+					}
+					if n := len(wantedSeats(row)); present > 0 && (n < min(wanted, present) || n > wanted) {
+						t.Fatalf("step %d, row %d: %d seats, wanted %d, present %d", step, r, n, wanted, present)
+					}
+				}
+				if again := Compute(next, nodes, wanted); !sameTable(again, next) {
+					t.Fatalf("step %d: not stable", step)
+				}
+				table = next
+			}
+		})
+	}
+}
+
 func BenchmarkCompute(b *testing.B) {
 	nodes := testNodes(slices.Repeat([]string{"a", "b", "c"}, 4)...)
 	old := Compute(Table{}, nodes[:11], 3)

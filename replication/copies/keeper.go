@@ -231,8 +231,6 @@ func (k *keeper) heal(ctx context.Context, root cid.Cid, whole bool) error {
 		}
 		since = was.epoch
 		k.c.acked.add(root, since)
-	}
-	if was.wanted {
 		k.c.tell(root)
 	}
 	if whole && !was.listed {
@@ -256,6 +254,9 @@ func (k *keeper) heal(ctx context.Context, root cid.Cid, whole bool) error {
 	})
 	if err != nil {
 		return fmt.Errorf("root %s, to be settled: %w", root, err)
+	}
+	if was.wanted && acked { // it became durable behind its upload's back
+		k.c.tell(root)
 	}
 	k.c.log.InfoContext(ctx, "a copy that was missing is settled", "root", root, "wanted", was.wanted, "fetched", fetched)
 	return nil
