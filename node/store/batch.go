@@ -106,28 +106,24 @@ func (b *Batch) add(ctx context.Context, blk blocks.Block, d digest) error {
 }
 
 // Touch adds a block by its name alone: it is noted with the present epoch as if it had been added
-// again. ErrNotFound says that it is not here as this batch's kind. What a long upload added in earlier
-// epochs is touched at its end, when it is known what the upload was.
-func (b *Batch) Touch(c cid.Cid) error {
+// again, and the batch is durable only when it is; false if it is not here as this batch's kind. What a
+// long upload added in earlier epochs is touched at its end, when it is known what the upload was.
+func (b *Batch) Touch(c cid.Cid) (held bool, err error) {
 	d, err := digestOf(c)
 	if err != nil {
-		return fmt.Errorf("touch block %s: %w", c, err)
+		return false, fmt.Errorf("touch block %s: %w", c, err)
 	}
 	if b.ended {
-		return fmt.Errorf("touch block %s: batch: %w", c, ErrClosed)
+		return false, fmt.Errorf("touch block %s: batch: %w", c, ErrClosed)
 	}
 	if err := b.store.enter(); err != nil {
-		return err
+		return false, err
 	}
 	defer b.store.leave()
-	hit, err := b.hit(d)
-	if err == nil && !hit {
-		err = ErrNotFound
+	if held, err = b.hit(d); err != nil {
+		return false, fmt.Errorf("touch block %s: %w", c, err)
 	}
-	if err != nil {
-		return fmt.Errorf("touch block %s: %w", c, err)
-	}
-	return nil
+	return held, nil
 }
 
 // hit tells whether the store holds the block already, and makes the batch wait for its pack where

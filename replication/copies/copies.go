@@ -40,6 +40,9 @@ var (
 type Batch interface {
 	// Add takes a block whose bytes agree with its CID. It may keep the block.
 	Add(ctx context.Context, b blocks.Block) error
+	// Touch notes a block that is here, or was added, with the present epoch of collection, as adding it
+	// again would; false if it is not here.
+	Touch(c cid.Cid) (held bool, err error)
 	// Commit returns nil once everything added is durable.
 	Commit(ctx context.Context) error
 	// Abort ends the batch; after Commit it does nothing.

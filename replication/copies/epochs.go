@@ -94,7 +94,8 @@ func (c *Copies) epochHere() (epoch uint32, err error) {
 	return epoch, err
 }
 
-// readEpochs reads the epochs of nodes for an upload. It comes before the first block to any of them.
+// readEpochs reads the epochs of nodes for an upload. It comes before any of them is told the end of the
+// blocks, which is when each touches what it has: no block is noted with an earlier epoch.
 func (c *Copies) readEpochs(nodes []Node) (map[peer.ID]uint32, error) {
 	out := make(map[peer.ID]uint32)
 	err := c.led.View(func(tx scanner) error {

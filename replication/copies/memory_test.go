@@ -103,11 +103,13 @@ type memDisk struct {
 	id     [16]byte
 	kept   map[cid.Cid]blocks.Block
 	cached map[cid.Cid]blocks.Block
-	room   int                // bytes of kept blocks it takes; negative is no limit
-	badFor map[cid.Cid]bool   // Block gives other bytes
-	synced int                // commits
-	epoch  uint32             // of collection
-	noted  map[cid.Cid]uint32 // the epoch in which a kept block was added or met last
+	room   int                      // bytes of kept blocks it takes; negative is no limit
+	badFor map[cid.Cid]bool         // Block gives other bytes
+	synced int                      // commits
+	epoch  uint32                   // of collection
+	noted  map[cid.Cid]uint32       // the epoch in which a kept block was added or met last
+	fresh  map[cid.Cid]blocks.Block // added to kept batches and not committed
+	open   map[*memBatch]uint32     // kept batches under way, and the epoch in which each began
 	reads  atomic.Int64
 
 	syncErr  error         // of Commit
@@ -119,7 +121,7 @@ type memDisk struct {
 var errNoRoom = errors.New("disk is full")
 
 func newMemDisk() *memDisk {
-	d := &memDisk{noted: make(map[cid.Cid]uint32), kept: make(map[cid.Cid]blocks.Block), cached: make(map[cid.Cid]blocks.Block), badFor: make(map[cid.Cid]bool), room: -1}
+	d := &memDisk{fresh: make(map[cid.Cid]blocks.Block), open: make(map[*memBatch]uint32), noted: make(map[cid.Cid]uint32), kept: make(map[cid.Cid]blocks.Block), cached: make(map[cid.Cid]blocks.Block), badFor: make(map[cid.Cid]bool), room: -1}
 	_, _ = rand.Read(d.id[:])
 	return d
 }
@@ -151,6 +153,9 @@ func (d *memDisk) Block(ctx context.Context, c cid.Cid) (blocks.Block, error) {
 		b, ok = d.cached[c]
 	}
 	if !ok {
+		b, ok = d.fresh[c]
+	}
+	if !ok {
 		return nil, errors.New("not on this disk")
 	}
 	d.reads.Add(1)
@@ -162,7 +167,15 @@ func (d *memDisk) Block(ctx context.Context, c cid.Cid) (blocks.Block, error) {
 	return b, nil
 }
 
-func (d *memDisk) newBatch(cache bool) Batch { return &memBatch{d: d, cache: cache} }
+func (d *memDisk) newBatch(cache bool) Batch {
+	b := &memBatch{d: d, cache: cache}
+	if !cache {
+		d.mu.Lock()
+		defer d.mu.Unlock()
+		d.open[b] = d.epoch
+	}
+	return b
+}
 
 type memBatch struct {
 	d      *memDisk
@@ -199,6 +212,9 @@ func (b *memBatch) Add(ctx context.Context, blk blocks.Block) error {
 			return fmt.Errorf("add block: %w", errNoRoom)
 		}
 	}
+	if !b.cache {
+		b.d.fresh[blk.Cid()] = blk
+	}
 	b.added = append(b.added, blk)
 	b.epochs = append(b.epochs, b.d.epoch)
 	if _, met := b.d.kept[blk.Cid()]; met && !b.cache {
@@ -207,8 +223,25 @@ func (b *memBatch) Add(ctx context.Context, blk blocks.Block) error {
 	return nil
 }
 
+func (b *memBatch) Touch(c cid.Cid) (bool, error) {
+	defer b.alone()()
+	b.d.mu.Lock()
+	defer b.d.mu.Unlock()
+	_, held := b.d.kept[c]
+	if held {
+		b.d.noted[c] = b.d.epoch
+	}
+	for i, blk := range b.added {
+		if blk.Cid() == c {
+			held, b.epochs[i] = true, b.d.epoch
+		}
+	}
+	return held, nil
+}
+
 func (b *memBatch) Commit(ctx context.Context) error {
 	defer b.alone()()
+	defer b.end()
 	b.d.mu.Lock()
 	hang := b.d.hang
 	b.d.mu.Unlock()
@@ -238,7 +271,19 @@ func (b *memBatch) Commit(ctx context.Context) error {
 	return nil
 }
 
-func (b *memBatch) Abort() { defer b.alone()() }
+func (b *memBatch) Abort() {
+	defer b.alone()()
+	b.end()
+}
+
+func (b *memBatch) end() {
+	b.d.mu.Lock()
+	defer b.d.mu.Unlock()
+	delete(b.d.open, b)
+	for _, blk := range b.added {
+		delete(b.d.fresh, blk.Cid())
+	}
+}
 
 func (d *memDisk) Epoch() uint32 {
 	d.mu.Lock()
@@ -257,6 +302,9 @@ func (d *memDisk) SetEpoch(epoch uint32) error {
 func (d *memDisk) collect(before uint32, live map[cid.Cid]bool) (freed int) {
 	d.mu.Lock()
 	defer d.mu.Unlock()
+	for _, epoch := range d.open {
+		before = min(before, epoch)
+	}
 	for id := range d.kept {
 		if d.noted[id] < before && !live[id] {
 			delete(d.kept, id)

@@ -216,16 +216,35 @@ func (c *Copies) takePush(ctx context.Context, from peer.ID, w *wire, ready stat
 	if root != last {
 		return cid.Undef, refuse("root %s is not the last block", root)
 	}
+	if err := c.whole(ctx, batch, root, parents); err != nil {
+		return cid.Undef, err
+	}
 	if err := batch.Commit(ctx); err != nil {
 		return cid.Undef, fmt.Errorf("%w: %w", errDisk, err)
 	}
-	return root, c.whole(ctx, parents)
+	return root, nil
 }
 
-// whole refuses a push that left out what its blocks link to: this node would answer for a copy that
-// it does not have. What was here before may stand in for what was not sent.
-func (c *Copies) whole(ctx context.Context, parents []cid.Cid) error {
+// whole touches all that was pushed, so that the lease of fresh blocks begins when the last has come,
+// however long that took (T6). It refuses a push that left out what its blocks link to: this node would
+// answer for a copy that it does not have. What was here before may stand in for what was not sent.
+func (c *Copies) whole(ctx context.Context, batch Batch, root cid.Cid, parents []cid.Cid) error {
+	touch := func(id, under cid.Cid) error {
+		switch held, err := batch.Touch(id); {
+		case err != nil:
+			return fmt.Errorf("%w: touch what was pushed: %w", errDisk, err)
+		case !held:
+			return refuse("block %s under %s was not sent", id, under)
+		}
+		return nil
+	}
+	if err := touch(root, root); err != nil {
+		return err
+	}
 	for _, id := range parents {
+		if err := touch(id, root); err != nil {
+			return err
+		}
 		b, err := c.cfg.Disk.Block(ctx, id)
 		if err != nil {
 			return fmt.Errorf("%w: read what was pushed: %w", errDisk, err)
@@ -235,8 +254,8 @@ func (c *Copies) whole(ctx context.Context, parents []cid.Cid) error {
 			return refuse("links of %s: %v", id, err)
 		}
 		for _, link := range links {
-			if !c.cfg.Disk.Has(link) {
-				return refuse("block %s under %s was not sent", link, id)
+			if err := touch(link, id); err != nil {
+				return err
 			}
 		}
 	}

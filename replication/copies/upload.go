@@ -26,7 +26,8 @@ type Upload struct {
 	need      int    // copies that must be durable
 	nodes     []Node // members at the start
 	site      map[peer.ID]string
-	epochs    map[peer.ID]uint32 // of nodes, before the first block (T6)
+	epochs    map[peer.ID]uint32 // of nodes, before the end of the blocks was told to any of them (T6)
+	parents   []cid.Cid          // blocks with links among those added
 	epoch     uint32             // of this node
 	reread    atomic.Bool        // a late lane waits for what the local batch has
 	ctx       context.Context    // of the lanes; ends when they have no purpose any more
@@ -72,10 +73,6 @@ func (c *Copies) Begin(ctx context.Context) (*Upload, error) {
 	if err != nil {
 		return nil, fmt.Errorf("begin upload: %w", err)
 	}
-	if u.epochs, err = c.readEpochs(u.nodes); err != nil {
-		return nil, fmt.Errorf("begin upload: %w", err)
-	}
-	u.epoch = u.epochs[c.cfg.Self]
 	u.ctx, u.cancel = context.WithCancelCause(c.life)
 	u.unwatch = context.AfterFunc(ctx, func() { u.cancel(context.Cause(ctx)) })
 	u.local = c.cfg.NewBatch(!u.kept)
@@ -145,6 +142,11 @@ func (u *Upload) add(ctx context.Context, b blocks.Block) error {
 		return fmt.Errorf("upload block %s: %w", b.Cid(), err)
 	}
 	u.last = b.Cid()
+	if links, err := u.c.cfg.Links(b); err != nil {
+		return fmt.Errorf("upload block %s: links: %w", b.Cid(), err)
+	} else if len(links) > 0 {
+		u.parents = append(u.parents, b.Cid())
+	}
 	if u.local == nil {
 		return nil
 	}
@@ -238,6 +240,13 @@ func (u *Upload) Commit(ctx context.Context, root cid.Cid) (Placed, error) {
 		u.Abort()
 		return Placed{}, fmt.Errorf("commit upload of %s: %w", root, u.lost)
 	}
+	// From the end of the blocks on every node touches what it has: the epochs are read before.
+	epochs, err := u.c.readEpochs(u.nodes)
+	if err != nil {
+		u.Abort()
+		return Placed{}, fmt.Errorf("commit upload of %s: %w", root, err)
+	}
+	u.epochs, u.epoch = epochs, epochs[u.c.cfg.Self]
 	u.ended = true
 	u.tape.end()
 	batch := u.local
@@ -266,7 +275,13 @@ func (u *Upload) Commit(ctx context.Context, root cid.Cid) (Placed, error) {
 
 // commitLocal goes on when the upload's streams are ended: what is on this disk is not sent again.
 func (u *Upload) commitLocal(batch Batch) {
-	err := batch.Commit(u.c.life)
+	var err error
+	if u.kept {
+		err = u.c.whole(u.c.life, batch, u.root(), u.parents)
+	}
+	if err == nil {
+		err = batch.Commit(u.c.life)
+	}
 	if err != nil {
 		batch.Abort()
 	} else if u.kept { // the keeper settles it, if the upload did not wait
