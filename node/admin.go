@@ -13,6 +13,7 @@ import (
 	"time"
 
 	"github.com/ipfs/go-cid"
+	"github.com/libp2p/go-libp2p/core/peer"
 
 	"github.com/valise-mail/valise/authz"
 	"github.com/valise-mail/valise/dht"
@@ -38,8 +39,24 @@ func (n *Node) Admin() api.Admin { return admin{n} }
 // Invite implements api.Admin: it admits a fresh ticket's peer id to the gate.
 func (a admin) Invite(ctx context.Context, r api.InviteRequest) (api.Invited, error) {
 	n := a.n
+	out := api.Invited{}
+	var replaces peer.ID
+	if r.Replace != "" {
+		m, err := n.memberNamed(ctx, r.Replace)
+		if err != nil {
+			return out, err
+		}
+		plan, err := n.planReplacement(m, r.Force)
+		if err != nil {
+			return out, err
+		}
+		if r.Site == "" {
+			r.Site = m.Site
+		}
+		replaces, out.Replaces = m.ID, &plan
+	}
 	if err := checkSite(r.Site); err != nil {
-		return api.Invited{}, err
+		return out, err
 	}
 	life := r.For
 	if life <= 0 {
@@ -64,7 +81,7 @@ func (a admin) Invite(ctx context.Context, r api.InviteRequest) (api.Invited, er
 		if err := dropOldTickets(tx, now); err != nil {
 			return err
 		}
-		put(tx, ticketKey(t.PeerID()), ticketRecord{Site: t.Site, Created: now, Expires: t.Expires})
+		put(tx, ticketKey(t.PeerID()), ticketRecord{Site: t.Site, Created: now, Expires: t.Expires, By: []byte(n.id.id), Replaces: []byte(replaces)})
 		bumpMembers(tx)
 		return nil
 	})
@@ -74,7 +91,8 @@ func (a admin) Invite(ctx context.Context, r api.InviteRequest) (api.Invited, er
 	if err := n.follow(); err != nil { // the gate knows the ticket before it is printed
 		return api.Invited{}, err
 	}
-	return api.Invited{Ticket: t.String(), Expires: t.Expires}, nil
+	out.Ticket, out.Expires = t.String(), t.Expires
+	return out, nil
 }
 
 // dropOldTickets removes records of tickets that ended long ago, some at a time.
@@ -194,12 +212,27 @@ func (a admin) AddMailbox(ctx context.Context, r api.MailboxRequest) error {
 		return err
 	}
 	box := authz.Mailbox{Address: address, Account: account, NextHop: r.NextHop, TLS: mode, User: r.User, ProvenHow: "administrator", ProvenAt: a.n.cfg.now()}
-	if r.Password != "" {
-		if box.Password.Epoch, box.Password.Box, err = a.n.keys.sealUnder(kindMail, mailboxAAD(box), []byte(r.Password)); err != nil {
+	err = a.n.underNewestKeys(func() error { return a.n.putMailbox(ctx, box, r.Password) })
+	if errors.Is(err, authz.ErrAddressTaken) {
+		return hint(err, "the address belongs to another account: name that one with --account, or leave --account away")
+	}
+	return ledgerHint(err)
+}
+
+// putMailbox adds or changes a mailbox, its password sealed under the mail key in force.
+func (n *Node) putMailbox(ctx context.Context, box authz.Mailbox, password string) (err error) {
+	if password != "" {
+		if box.Password.Epoch, box.Password.Box, err = n.keys.sealUnder(kindMail, mailboxAAD(box), []byte(password)); err != nil {
 			return err
 		}
 	}
-	err = a.n.ledger.Update(ctx, func(tx *replication.Tx) error {
+	return n.ledger.Update(ctx, func(tx *replication.Tx) error {
+		box := box
+		if password != "" {
+			if err := checkEpoch(tx, kindMail, box.Password.Epoch); err != nil {
+				return err
+			}
+		}
 		known, err := authz.LoadMailbox(tx, box.Key())
 		if errors.Is(err, authz.ErrNotFound) {
 			return authz.AddMailbox(tx, box)
@@ -207,16 +240,12 @@ func (a admin) AddMailbox(ctx context.Context, r api.MailboxRequest) error {
 		if err != nil {
 			return err
 		}
-		if known.Account != account {
+		if known.Account != box.Account {
 			return authz.ErrAddressTaken
 		}
 		box.Aliases, box.Unknown = known.Aliases, known.Unknown
 		return authz.ReplaceMailbox(tx, box)
 	})
-	if errors.Is(err, authz.ErrAddressTaken) {
-		return hint(err, "the address belongs to another account: name that one with --account, or leave --account away")
-	}
-	return ledgerHint(err)
 }
 
 // account finds an account by one of its addresses or its id.

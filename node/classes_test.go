@@ -26,12 +26,13 @@ import (
 // classes. What is not listed here is served to nobody.
 var servedTo = map[string]map[string]dht.Class{
 	"bulk": {
-		"kad/1.0.0": dht.Member,
-		"alive/1":   dht.Member,
-		"blocks/1":  dht.Member,
-		"push/1":    dht.Member,
-		"members/1": dht.Member | dht.BlocksOnly,
-		"join/1":    dht.TicketHolder,
+		"kad/1.0.0":  dht.Member,
+		"alive/1":    dht.Member,
+		"farewell/1": dht.Member,
+		"blocks/1":   dht.Member,
+		"push/1":     dht.Member,
+		"members/1":  dht.Member | dht.BlocksOnly,
+		"join/1":     dht.TicketHolder,
 	},
 	"ledger": {
 		"raft/1":   dht.Member,

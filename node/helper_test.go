@@ -56,6 +56,7 @@ func pair(t *testing.T, adjust func(*Config)) (berlin, paris *Node, book *logBoo
 
 func join(t *testing.T, at *Node, adjust func(*Config)) *Node {
 	t.Helper()
+	want := len(at.roster.all()) + 1
 	ticket, err := at.Admin().Invite(t.Context(), api.InviteRequest{Site: "paris"})
 	if err != nil {
 		t.Fatal(err)
@@ -73,8 +74,8 @@ func join(t *testing.T, at *Node, adjust func(*Config)) *Node {
 		t.Fatal(err)
 	}
 	t.Cleanup(func() { n.Close() })
-	eventually(t, "both nodes to hold copies", func() bool {
-		return len(at.roster.holders()) == 2 && len(n.roster.holders()) == 2 && at.ledger.Status().Quorum && n.reached(at.id.id) && at.reached(n.id.id)
+	eventually(t, "all nodes to hold copies", func() bool {
+		return len(at.roster.holders()) == want && len(n.roster.holders()) == want && at.ledger.Status().Quorum && n.reached(at.id.id) && at.reached(n.id.id)
 	})
 	return n
 }

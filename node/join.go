@@ -227,17 +227,47 @@ func (n *Node) admit(ctx context.Context, ticket peer.ID, nonce []byte, r joinRe
 	if id == ticket {
 		return joinAnswer{}, errors.New("a ticket's key cannot be a node's key")
 	}
-	now := n.cfg.now()
-	wrapped, err := n.keys.wrapAll(id, r.SealKey, now)
+	var a joinAnswer
+	err = n.underNewestKeys(func() error {
+		a, err = n.admitKey(ctx, ticket, id, r)
+		return err
+	})
+	if errors.Is(err, replication.ErrNoQuorum) || errors.Is(err, replication.ErrUnknown) {
+		return joinAnswer{}, hint(err, "the cluster cannot decide now: run the same command again when a majority of its nodes is up; the ticket still works for this folder")
+	}
 	if err != nil {
 		return joinAnswer{}, err
 	}
-	var a joinAnswer
 	var list dht.List
+	if err := n.ledger.View(func(tx *replication.Tx) (err error) {
+		list, err = peerList(tx, n.cluster.Cluster)
+		return err
+	}); err != nil {
+		return joinAnswer{}, err
+	}
+	a.List, err = n.signList(list)
+	n.log.InfoContext(ctx, "node admitted", "peer", id, "site", a.Site, "name", r.Name)
+	return a, err
+}
+
+// admitKey is the transaction of a join. With a ticket that replaces a member,
+// that one goes in the same: the new node learns the new epochs, too.
+func (n *Node) admitKey(ctx context.Context, ticket, id peer.ID, r joinRequest) (a joinAnswer, err error) {
+	now := n.cfg.now()
+	wrapped, newest, err := n.keys.wrapAll(id, r.SealKey, now)
+	if err != nil {
+		return joinAnswer{}, err
+	}
+	next := newRotation(n.cluster.Cluster)
 	err = n.ledger.Update(ctx, func(tx *replication.Tx) error {
-		site, err := burnTicket(tx, ticket, id, now)
+		site, replaces, err := burnTicket(tx, ticket, id, now)
 		if err != nil {
 			return err
+		}
+		for _, kind := range kinds {
+			if err := checkEpoch(tx, kind, newest[kind]); err != nil {
+				return err
+			}
 		}
 		var org orgRecord
 		if _, err := get(tx, keyOrg, &org); err != nil {
@@ -263,45 +293,54 @@ func (n *Node) admit(ctx context.Context, ticket peer.ID, nonce []byte, r joinRe
 			put(tx, []byte(key), w)
 		}
 		bumpMembers(tx)
-		return nil
+		if replaces == "" {
+			return nil
+		}
+		return n.replaceMember(tx, next, replaces, now)
 	})
-	if errors.Is(err, replication.ErrNoQuorum) || errors.Is(err, replication.ErrUnknown) {
-		return joinAnswer{}, hint(err, "the cluster cannot decide now: run the same command again when a majority of its nodes is up; the ticket still works for this folder")
-	}
-	if err != nil {
-		return joinAnswer{}, err
-	}
-	if err := n.ledger.View(func(tx *replication.Tx) (err error) {
-		list, err = peerList(tx, n.cluster.Cluster)
-		return err
-	}); err != nil {
-		return joinAnswer{}, err
-	}
-	a.List, err = n.signList(list)
-	n.log.InfoContext(ctx, "node admitted", "peer", id, "site", a.Site, "name", r.Name)
 	return a, err
 }
 
-func burnTicket(tx *replication.Tx, ticket, joiner peer.ID, now time.Time) (site string, err error) {
+// replaceMember takes a member out for the one that has just come. Where new
+// keys for everybody do not fit in here, whoever leads goes on.
+func (n *Node) replaceMember(tx *replication.Tx, next *rotation, id peer.ID, now time.Time) error {
+	var old memberRecord
+	ok, err := get(tx, memberKey(id), &old)
+	if err != nil || !ok {
+		return err
+	}
+	if len(n.roster.all()) <= n.wrapAtOnce {
+		return dropMember(tx, next, id, now)
+	}
+	old.Removal = &removalRecord{Asked: now, Force: true}
+	put(tx, memberKey(id), old)
+	return nil
+}
+
+// burnTicket uses a ticket for the joiner. Whoever joined with it and was
+// removed since does not come back by it: the ticket and the member's record
+// were written together.
+func burnTicket(tx *replication.Tx, ticket, joiner peer.ID, now time.Time) (site string, replaces peer.ID, err error) {
 	var t ticketRecord
 	ok, err := get(tx, ticketKey(ticket), &t)
 	if err != nil {
-		return "", err
+		return "", "", err
 	}
+	_, there := tx.Get(memberKey(joiner))
 	switch {
 	case !ok:
-		return "", hint(errors.New("the ticket is not known"), `it was cancelled; "valise cluster invite" makes a new one`)
-	case t.JoinedAs != nil && peer.ID(t.JoinedAs) != joiner:
-		return "", hint(errors.New("the ticket was used already"), `"valise cluster invite" makes a new one`)
+		return "", "", hint(errors.New("the ticket is not known"), `it was cancelled; "valise cluster invite" makes a new one`)
+	case t.JoinedAs != nil && (peer.ID(t.JoinedAs) != joiner || !there):
+		return "", "", hint(errors.New("the ticket was used already"), `"valise cluster invite" makes a new one`)
 	case now.After(t.Expires):
-		return "", hint(errors.New("the ticket has expired"), `"valise cluster invite" makes a new one`)
+		return "", "", hint(errors.New("the ticket has expired"), `"valise cluster invite" makes a new one`)
 	}
 	if t.JoinedAs == nil {
 		t.JoinedAs = slices.Clone([]byte(joiner))
 		put(tx, ticketKey(ticket), t)
 		bumpMembers(tx)
 	}
-	return t.Site, nil
+	return t.Site, peer.ID(t.Replaces), nil
 }
 
 // Frames of the join exchange: 4 bytes of length, then CBOR.

@@ -10,6 +10,7 @@ import (
 	"encoding/binary"
 	"errors"
 	"fmt"
+	"maps"
 	"strings"
 	"sync"
 	"time"
@@ -69,16 +70,27 @@ func wrap(cluster, kind string, epoch uint32, to peer.ID, sealKey, secret []byte
 	return hpke.Seal(pub, hpke.HKDFSHA256(), hpke.AES256GCM(), wrapInfo(cluster, kind, epoch, to), secret)
 }
 
-// load reads what is wrapped to this node. Secrets once read are kept.
+// load reads what is wrapped to this node, of the epochs that are or were in
+// force. Secrets once read are kept.
 func (k *keyring) load(tx *replication.Tx) error {
+	epochs, err := epochsIn(tx)
+	if err != nil {
+		return err
+	}
 	k.mu.Lock()
 	defer k.mu.Unlock()
+	for _, kind := range kinds {
+		k.newest[kind] = max(k.newest[kind], epochs.of(kind))
+	}
 	for key, value := range tx.Scan(secretKeys, replication.PrefixEnd(secretKeys)) {
 		kind, rest, ok := strings.Cut(string(key[len(secretKeys):]), "\x00")
 		if !ok || len(rest) < 4 || peer.ID(rest[4:]) != k.id.id {
 			continue
 		}
 		epoch := binary.BigEndian.Uint32([]byte(rest))
+		if epoch > epochs.of(kind) {
+			continue // being written in steps; perhaps never finished
+		}
 		id := secretID{kind, epoch}
 		if k.secrets[id] == nil {
 			var w wrappedRecord
@@ -91,25 +103,25 @@ func (k *keyring) load(tx *replication.Tx) error {
 			}
 			k.secrets[id] = secret
 		}
-		k.newest[kind] = max(k.newest[kind], epoch)
 	}
 	return nil
 }
 
-// wrapAll puts every secret this node holds into the ledger for another node.
-// It runs in the transaction that admits that node.
-func (k *keyring) wrapAll(to peer.ID, sealKey []byte, now time.Time) (map[string]wrappedRecord, error) {
+// wrapAll wraps every secret this node holds to another node. newest says of
+// which epochs the newest are: the transaction that admits the other node
+// checks that they are in force still.
+func (k *keyring) wrapAll(to peer.ID, sealKey []byte, now time.Time) (out map[string]wrappedRecord, newest map[string]uint32, err error) {
 	k.mu.RLock()
 	defer k.mu.RUnlock()
-	out := map[string]wrappedRecord{}
+	out = map[string]wrappedRecord{}
 	for id, secret := range k.secrets {
 		sealed, err := wrap(k.cluster, id.kind, id.epoch, to, sealKey, secret)
 		if err != nil {
-			return nil, err
+			return nil, nil, err
 		}
 		out[string(secretKey(id.kind, id.epoch, to))] = wrappedRecord{Sealed: sealed, Created: now}
 	}
-	return out, nil
+	return out, maps.Clone(k.newest), nil
 }
 
 func (k *keyring) secret(kind string, epoch uint32) ([]byte, uint32, error) {

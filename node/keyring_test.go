@@ -66,7 +66,7 @@ func TestR5_SecretsOpenForTheirNodeAlone(t *testing.T) {
 		t.Errorf("another node's key opens: %v", err)
 	}
 
-	wrapped, err := keys.wrapAll(other.id, other.seal.PublicKey().Bytes(), time.Now())
+	wrapped, _, err := keys.wrapAll(other.id, other.seal.PublicKey().Bytes(), time.Now())
 	if err != nil {
 		t.Fatal(err)
 	}

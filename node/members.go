@@ -62,7 +62,7 @@ func (r *roster) holders() []copies.Node {
 		if len(m.Store) != 16 {
 			continue
 		}
-		out = append(out, copies.Node{ID: m.ID, Site: m.Site, Store: [16]byte(m.Store), Weight: m.Weight})
+		out = append(out, copies.Node{ID: m.ID, Site: m.Site, Store: [16]byte(m.Store), Weight: m.share()})
 	}
 	return out
 }
@@ -87,14 +87,9 @@ func (n *Node) settle(ctx context.Context) error {
 	n.start("members", n.followMembers)
 	n.start("signing keys", n.followSigningKeys)
 	n.start("own record", n.keepOwnRecord)
-	n.start("removal", func(ctx context.Context) error {
-		select {
-		case <-n.road.Removed():
-			return hint(errors.New("this node was removed from the cluster"), "its folder may be deleted; to come back, join with a new ticket and a new folder")
-		case <-ctx.Done():
-			return nil
-		}
-	})
+	n.road.Bulk().Handle(farewellProtocol, dht.Member, n.serveFarewell)
+	n.start("removal", n.stopWhenRemoved)
+	n.start("removals", n.carryOutRemovals)
 	n.road.Bulk().Handle(joinProtocol, dht.TicketHolder, n.serveJoin)
 	return nil
 }
@@ -147,13 +142,7 @@ func (n *Node) follow() error {
 	if own, ok := n.roster.find(n.id.id); ok {
 		n.checkOwnRecord(written, own)
 	}
-	var servers []replication.Server
-	for _, m := range all {
-		if dht.Class(m.Class) == dht.Member {
-			servers = append(servers, replication.Server{ID: m.ID, Site: m.Site})
-		}
-	}
-	n.ledger.SetServers(servers)
+	n.ledger.SetServers(servers(all))
 	signed, err := n.signList(list)
 	if errors.Is(err, errNoKey) {
 		return nil
@@ -161,6 +150,7 @@ func (n *Node) follow() error {
 	if err != nil {
 		return fmt.Errorf("sign member list %d: %w", list.Number, err)
 	}
+	n.sayFarewell(list, signed)
 	if err := n.road.Publish(signed); err != nil {
 		return fmt.Errorf("publish member list %d: %w", list.Number, err)
 	}

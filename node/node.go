@@ -12,6 +12,7 @@ import (
 	"net"
 	"os"
 	"sync"
+	"sync/atomic"
 	"syscall"
 	"time"
 
@@ -51,7 +52,11 @@ type Node struct {
 	alive   alive
 	twins   twins
 	run     runID
-	faces   faces
+
+	leaving    atomic.Bool // its own operator asked for its removal
+	wrapAtOnce int         // for how many nodes one transaction may wrap new secrets
+
+	faces faces
 
 	ctx    context.Context // ends when the node does
 	cancel context.CancelCauseFunc
@@ -76,7 +81,7 @@ func Open(ctx context.Context, c Config) (*Node, error) {
 	if err := c.Validate(); err != nil {
 		return nil, err
 	}
-	n := &Node{cfg: c, fs: c.fs(), log: c.log(), started: c.clock()()}
+	n := &Node{cfg: c, fs: c.fs(), log: c.log(), started: c.clock()(), wrapAtOnce: atOnce}
 	rand.Read(n.run[:])
 	n.ctx, n.cancel = context.WithCancelCause(context.Background())
 	steps := []struct {
@@ -98,7 +103,7 @@ func Open(ctx context.Context, c Config) (*Node, error) {
 			return nil, fmt.Errorf("%s: %w", s.what, err)
 		}
 	}
-	n.log.InfoContext(ctx, "node is up", "site", c.Site, "smtp", n.faces.smtp, "files", n.faces.files)
+	n.log.InfoContext(ctx, "node is up", "site", n.site(), "smtp", n.faces.smtp, "files", n.faces.files)
 	return n, nil
 }
 
@@ -173,7 +178,7 @@ func (n *Node) pullList(ctx context.Context, within time.Duration) {
 
 func (n *Node) openLedger(ctx context.Context) (err error) {
 	c := replication.Config{
-		Dir: n.fs.PathJoin(n.cfg.Dir, ledgerDir), FS: n.fs, Cache: n.cache, ID: n.id.id, Site: n.cfg.Site,
+		Dir: n.fs.PathJoin(n.cfg.Dir, ledgerDir), FS: n.fs, Cache: n.cache, ID: n.id.id, Site: n.site(),
 		Lane: n.road.Ledger().For(dht.Member), Logger: n.log,
 	}
 	if n.cfg.Seams.Fast {

@@ -24,6 +24,7 @@ import (
 //	n v                       bumped by every change of members or tickets; its
 //	                          change index numbers the signed list
 //	n k <kind> 0 <epoch> <peer id>  a secret, wrapped to one node
+//	n e                       which epoch of each kind of secret is in force
 //	n u <sending id>          a sending that was taken back before it came to be
 var (
 	keyOrg     = []byte("no")
@@ -31,6 +32,7 @@ var (
 	memberKeys = []byte("nm")
 	ticketKeys = []byte("nt")
 	secretKeys = []byte("nk")
+	keyEpochs  = []byte("ne")
 	undoneKeys = []byte("nu")
 )
 
@@ -56,6 +58,18 @@ type memberRecord struct {
 	Joined  time.Time `cbor:"9,keyasint"`
 	Files   string    `cbor:"10,keyasint,omitempty"` // address of its files face, for status
 	Program string    `cbor:"11,keyasint,omitempty"` // version of the program, for rolling upgrades
+	Drained bool      `cbor:"12,keyasint,omitempty"` // it is to hold no copies, no vote, no leadership
+	// Removal is set while the node is being removed: it is no server of the ledger any more, and its record
+	// goes once raft has let it go.
+	Removal *removalRecord `cbor:"13,keyasint,omitempty"`
+	Sealed  bool           `cbor:"14,keyasint,omitempty"` // its key lies on its disk under a passphrase
+	replication.Unknown
+}
+
+// removalRecord says how a node is being removed.
+type removalRecord struct {
+	Asked time.Time `cbor:"1,keyasint"`
+	Force bool      `cbor:"2,keyasint,omitempty"` // contents that only it holds are given up
 	replication.Unknown
 }
 
@@ -66,6 +80,8 @@ type ticketRecord struct {
 	Created  time.Time `cbor:"2,keyasint"`
 	Expires  time.Time `cbor:"3,keyasint"`
 	JoinedAs []byte    `cbor:"4,keyasint,omitempty"`
+	By       []byte    `cbor:"5,keyasint,omitempty"` // peer id of the node that made it
+	Replaces []byte    `cbor:"6,keyasint,omitempty"` // peer id of the member that goes when the new one comes
 	replication.Unknown
 }
 
@@ -81,6 +97,9 @@ type wrappedRecord struct {
 	Created time.Time `cbor:"2,keyasint"`
 	replication.Unknown
 }
+
+// full says whether the node has the ledger and the organisation's secrets.
+func (m *memberRecord) full() bool { return dht.Class(m.Class) == dht.Member }
 
 func memberKey(id peer.ID) []byte { return append(slices.Clone(memberKeys), id...) }
 func ticketKey(id peer.ID) []byte { return append(slices.Clone(ticketKeys), id...) }

@@ -1,6 +1,7 @@
 package node
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -23,7 +24,7 @@ func (a admin) Status(ctx context.Context) (api.Status, error) {
 	ls := n.ledger.Status()
 	s := api.Status{
 		Organisation: n.cfg.Organisation, Cluster: n.cluster.Cluster, Program: Version,
-		Node: n.id.id.String(), Name: n.cfg.name(), Site: n.cfg.Site, Started: n.started,
+		Node: n.id.id.String(), Name: n.cfg.name(), Site: n.site(), Started: n.started,
 		Ledger: api.LedgerStatus{State: ledgerState(ls), Leader: n.roster.label(ls.Leader), Quorum: ls.Quorum, Term: ls.Term, Applied: ls.Applied, Age: ls.Age.Seconds()},
 		Copies: api.CopiesStatus{Wanted: n.cfg.Copies.Wanted, Ack: n.cfg.Copies.Ack},
 		Faces:  api.FacesStatus{SMTP: n.faces.smtp, Files: n.faces.files, App: n.faces.app, Metrics: n.faces.metrics},
@@ -42,6 +43,15 @@ func (a admin) Status(ctx context.Context) (api.Status, error) {
 		ms := api.MemberStatus{
 			Node: m.ID.String(), Name: m.Name, Site: m.Site, Role: "joining", Leader: m.ID == ls.Leader,
 			Self: m.ID == n.id.id, Connected: m.ID == n.id.id || n.reached(m.ID), Files: m.Files,
+			Program: m.Program, Drained: m.Drained, Leaving: m.Removal != nil, KeySealed: m.Sealed,
+		}
+		if ms.Drained || ms.Leaving {
+			if err := n.ledger.View(func(tx *replication.Tx) (err error) {
+				ms.Left, _, err = n.countsOn(tx, m.ID)
+				return err
+			}); err != nil {
+				return s, err
+			}
 		}
 		if v, ok := servers[m.ID]; ok {
 			ms.Role = "non-voter"
@@ -109,6 +119,7 @@ func (n *Node) warnings(s api.Status, ls replication.Status) []string {
 	if len(s.Members) == 2 {
 		say("two nodes: both must be up to send or change anything; a third, at either site, lets any one be away")
 	}
+	n.warnMembers(s, say)
 	if s.Copies.Missing > 0 {
 		say("%d copies still to be made", s.Copies.Missing)
 	}
@@ -116,6 +127,32 @@ func (n *Node) warnings(s api.Status, ls replication.Status) []string {
 		say("this node holds no signing key yet: it waits for its copy of the ledger")
 	}
 	return out
+}
+
+// warnMembers says what is out of the ordinary with members.
+func (n *Node) warnMembers(s api.Status, say func(format string, args ...any)) {
+	if own, ok := n.roster.find(n.id.id); ok && own.Site != n.cfg.Site {
+		say("the config says that this node stands at site %s, the cluster says %s, and that counts: set site = %q in %s, or \"valise node move --site %s\" if the config is right",
+			n.cfg.Site, own.Site, own.Site, ConfigName, n.cfg.Site)
+	}
+	var others []string
+	for _, m := range s.Members {
+		name := cmp.Or(m.Name, m.Node)
+		switch {
+		case m.Leaving:
+			say("%s is being removed from the cluster", name)
+		case m.Drained && m.Left > 0:
+			say("%s is being drained: %d contents still count on it", name, m.Left)
+		case m.Drained:
+			say("%s is drained: nothing counts on it", name)
+		}
+		if m.Program != "" && m.Program != s.Program {
+			others = append(others, name+" runs "+m.Program)
+		}
+	}
+	if len(others) > 0 {
+		say("programs differ: this node runs %s, %s", s.Program, strings.Join(others, ", "))
+	}
 }
 
 // away names the other members that are not in reach.

@@ -123,7 +123,14 @@ type sharedLinks struct {
 // share makes files, versions, copies' records, the sending and its one grant
 // visible in one transaction. The links are valid from its commit on; nobody
 // holds them before this returns.
-func (n *Node) share(ctx context.Context, s sharing) (sharedLinks, error) {
+func (n *Node) share(ctx context.Context, s sharing) (links sharedLinks, err error) {
+	return links, n.underNewestKeys(func() error {
+		links, err = n.shareOnce(ctx, s)
+		return err
+	})
+}
+
+func (n *Node) shareOnce(ctx context.Context, s sharing) (sharedLinks, error) {
 	key, epoch, err := n.keys.signingKey()
 	if err != nil {
 		return sharedLinks{}, err
@@ -142,6 +149,9 @@ func (n *Node) share(ctx context.Context, s sharing) (sharedLinks, error) {
 	err = n.ledger.Update(ctx, func(tx *replication.Tx) error {
 		if _, undone := tx.Get(undoneKey(s.sending.ID)); undone {
 			return fmt.Errorf("sending %s: %w", s.sending.ID, errUndone)
+		}
+		if err := checkEpoch(tx, kindSigning, epoch); err != nil {
+			return err
 		}
 		g := grant
 		g.Files = nil

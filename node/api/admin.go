@@ -14,6 +14,9 @@ type Admin interface {
 	Status(ctx context.Context) (Status, error)
 	Invite(ctx context.Context, r InviteRequest) (Invited, error)
 	CancelTicket(ctx context.Context, r CancelRequest) error
+	Remove(ctx context.Context, r RemoveRequest) (Removal, error)
+	Drain(ctx context.Context, r DrainRequest) (Drained, error)
+	Move(ctx context.Context, r MoveRequest) (Moved, error)
 	AddAccount(ctx context.Context, r AccountRequest) (AccountAdded, error)
 	AddPassword(ctx context.Context, r PasswordRequest) (AccountAdded, error)
 	AddMailbox(ctx context.Context, r MailboxRequest) error
@@ -26,14 +29,70 @@ type Admin interface {
 
 // InviteRequest asks for a ticket for one new node.
 type InviteRequest struct {
-	Site string        `json:"site"`
-	For  time.Duration `json:"for,omitempty"` // 0: one hour
+	Site    string        `json:"site"`              // empty with Replace: the old node's
+	For     time.Duration `json:"for,omitempty"`     // 0: one hour
+	Replace string        `json:"replace,omitempty"` // name or id of a node that is gone for good, and goes when the new one comes
+	Force   bool          `json:"force,omitempty"`   // replace it though it alone holds contents
 }
 
 // Invited is a fresh ticket. It is a secret: whoever holds it may join once.
 type Invited struct {
 	Ticket  string    `json:"ticket"`
 	Expires time.Time `json:"expires"`
+	// Replaces says what the old node's removal will mean, where one is replaced.
+	Replaces *Removal `json:"replaces,omitempty"`
+}
+
+// RemoveRequest asks for a member to be removed. Asking again goes on where the first time ended.
+type RemoveRequest struct {
+	Node  string `json:"node"`            // name or peer id; empty: the node asked
+	Force bool   `json:"force,omitempty"` // give up what only it holds
+	Plan  bool   `json:"plan,omitempty"`  // only say what would happen
+}
+
+// Removal is what removing a node means, and whether it is done.
+type Removal struct {
+	Node          string   `json:"node"`
+	Name          string   `json:"name"`
+	Site          string   `json:"site"`
+	Reached       bool     `json:"reached"` // it is in reach now
+	Voter         bool     `json:"voter"`
+	VotersAfter   int      `json:"voters_after"`
+	VotersReached int      `json:"voters_reached"` // of those after it, in reach now
+	Left          int      `json:"left"`           // contents with fewer copies than wanted, once it is gone
+	Sole          int      `json:"sole"`           // contents that only it holds
+	Mailboxes     []string `json:"mailboxes"`      // whose upstream passwords it could read: change them
+	Refused       string   `json:"refused,omitempty"`
+	Hint          string   `json:"hint,omitempty"`
+	Done          bool     `json:"done"`
+}
+
+// DrainRequest asks that a node give up its copies, or have some again.
+type DrainRequest struct {
+	Node string `json:"node"` // name or peer id; empty: the node asked
+	Undo bool   `json:"undo,omitempty"`
+}
+
+// Drained says how far that is.
+type Drained struct {
+	Node    string `json:"node"`
+	Name    string `json:"name"`
+	Drained bool   `json:"drained"`
+	Left    int    `json:"left"` // contents that still count on it
+}
+
+// MoveRequest says that a node stands at another site.
+type MoveRequest struct {
+	Node string `json:"node"` // name or peer id; empty: the node asked
+	Site string `json:"site"`
+}
+
+// Moved says where it stood and stands.
+type Moved struct {
+	Node string `json:"node"`
+	Name string `json:"name"`
+	From string `json:"from"`
+	Site string `json:"site"`
 }
 
 // CancelRequest ends a ticket that nobody has used yet. Cancelling again, or late, does nothing.
@@ -198,6 +257,11 @@ type MemberStatus struct {
 	Self      bool   `json:"self,omitempty"`
 	Connected bool   `json:"connected"`       // and has answered within the last seconds
 	Files     string `json:"files,omitempty"` // its files face
+	Program   string `json:"program,omitempty"`
+	Drained   bool   `json:"drained,omitempty"` // it is to hold no copies
+	Leaving   bool   `json:"leaving,omitempty"` // it is being removed
+	Left      int    `json:"left,omitempty"`    // of a drained or leaving node: contents that still count on it
+	KeySealed bool   `json:"key_sealed"`        // its key lies on its disk under a passphrase
 }
 
 // CopiesStatus counts what the ledger wants on disks.

@@ -39,6 +39,9 @@ func Handler(a Admin, explain func(error) (detail, hint string), log *slog.Logge
 	mux.HandleFunc("POST /v1/tickets/cancel", handle(s, func(ctx context.Context, r CancelRequest) (struct{}, error) {
 		return struct{}{}, a.CancelTicket(ctx, r)
 	}))
+	mux.HandleFunc("POST /v1/members/remove", handle(s, a.Remove))
+	mux.HandleFunc("POST /v1/members/drain", handle(s, a.Drain))
+	mux.HandleFunc("POST /v1/members/move", handle(s, a.Move))
 	mux.HandleFunc("POST /v1/passwords", handle(s, a.AddPassword))
 	mux.HandleFunc("POST /v1/accounts", handle(s, a.AddAccount))
 	mux.HandleFunc("POST /v1/mailboxes", handle(s, func(ctx context.Context, r MailboxRequest) (struct{}, error) {

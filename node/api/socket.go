@@ -182,6 +182,21 @@ func (c *Client) Invite(ctx context.Context, r InviteRequest) (a Invited, err er
 	return a, c.do(ctx, http.MethodPost, "/v1/tickets", r, &a)
 }
 
+// Remove removes a member, or says what that would mean.
+func (c *Client) Remove(ctx context.Context, r RemoveRequest) (a Removal, err error) {
+	return a, c.do(ctx, http.MethodPost, "/v1/members/remove", r, &a)
+}
+
+// Drain has a node give up its copies, or have some again.
+func (c *Client) Drain(ctx context.Context, r DrainRequest) (a Drained, err error) {
+	return a, c.do(ctx, http.MethodPost, "/v1/members/drain", r, &a)
+}
+
+// Move says that a node stands at another site.
+func (c *Client) Move(ctx context.Context, r MoveRequest) (a Moved, err error) {
+	return a, c.do(ctx, http.MethodPost, "/v1/members/move", r, &a)
+}
+
 // AddAccount adds an account.
 func (c *Client) AddAccount(ctx context.Context, r AccountRequest) (a AccountAdded, err error) {
 	return a, c.do(ctx, http.MethodPost, "/v1/accounts", r, &a)
