@@ -38,6 +38,7 @@ type call struct {
 func commands() []command {
 	return []command{
 		initCommand, serveCommand, joinCommand, statusCommand, inviteCommand, cancelCommand,
+		removeCommand, drainCommand, undrainCommand, leaveCommand, moveCommand,
 		accountAddCommand, accountPasswordCommand, mailboxAddCommand, putCommand, filesCommand, revokeCommand, deleteCommand, receiptCommand,
 		demoCommand, configExampleCommand, versionCommand,
 	}
@@ -102,7 +103,7 @@ func (cmd command) exec(ctx context.Context, args []string, stdin io.Reader, std
 		cmd.flags(c)
 	}
 	c.flags.Usage = func() {}
-	switch err := c.flags.Parse(args); {
+	switch err := parse(c.flags, args); {
 	case errors.Is(err, flag.ErrHelp):
 		cmd.usage(c, stdout)
 		return 0
@@ -127,6 +128,23 @@ func (cmd command) exec(ctx context.Context, args []string, stdin io.Reader, std
 		return 2
 	}
 	return 1
+}
+
+// parse takes flags wherever they stand, up to "--": before what they are about or after it.
+func parse(flags *flag.FlagSet, args []string) error {
+	var others []string
+	for {
+		if err := flags.Parse(args); err != nil {
+			return err
+		}
+		rest := flags.Args()
+		if ended := len(args) - len(rest); len(rest) == 0 || ended > 0 && args[ended-1] == "--" {
+			others = append(others, rest...)
+			break
+		}
+		others, args = append(others, rest[0]), rest[1:]
+	}
+	return flags.Parse(append([]string{"--"}, others...))
 }
 
 var errUsage = errors.New("wrong usage")

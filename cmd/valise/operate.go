@@ -27,21 +27,30 @@ var inviteCommand = command{
 	long: `
 Prints a ticket for one new node at the site named. It is a secret: whoever has
 it may join, once, within an hour. Give it to "valise join" in a file or on
-standard input.`,
+standard input. With --replace NODE, a node that is gone for good leaves the
+cluster in the moment the new one joins; where that one alone held something,
+--force gives it up.`,
 	flags: func(c *call) {
 		dirFlag(c)
-		c.flags.StringVar(&c.opt.site, "site", "", "the place the new node will stand at")
+		c.flags.StringVar(&c.opt.site, "site", "", "the place the new node will stand at (default with --replace: the old one's)")
+		c.flags.StringVar(&c.opt.replaces, "replace", "", "name or id of a node that is gone for good")
+		c.flags.BoolVar(&c.opt.force, "force", false, "replace it though it alone holds something")
 	},
 	run: func(ctx context.Context, c *call) error {
-		if c.opt.site == "" {
+		if c.opt.site == "" && c.opt.replaces == "" {
 			return misused("cluster invite", "--site is needed")
 		}
-		a, err := c.client().Invite(ctx, api.InviteRequest{Site: c.opt.site})
+		a, err := c.client().Invite(ctx, api.InviteRequest{Site: c.opt.site, Replace: c.opt.replaces, Force: c.opt.force})
 		if err != nil {
 			return err
 		}
 		fmt.Fprintln(c.stdout, a.Ticket)
 		fmt.Fprintf(c.stderr, "One node may join with it until %s. Keep it secret.\n", a.Expires.Local().Format("2006-01-02 15:04 MST"))
+		if a.Replaces != nil {
+			fmt.Fprintf(c.stderr, "When it does, %s leaves the cluster in the same moment.\n", a.Replaces.Name)
+			printPlan(c.stderr, *a.Replaces)
+			printPasswords(c.stderr, *a.Replaces)
+		}
 		return nil
 	},
 }
@@ -283,7 +292,7 @@ func printStatus(w io.Writer, s api.Status) error {
 	fmt.Fprintf(w, "Copies:  %d wanted, %d before an answer; %s stored, %s\n", s.Copies.Wanted, s.Copies.Ack, plural(s.Copies.Files, "content"), missing(s.Copies.Missing))
 	fmt.Fprintf(w, "Disk:    %s free, %s of it in reserve\n\n", human(s.Store.Free), human(s.Store.Reserve))
 	t := tabwriter.NewWriter(w, 0, 0, 2, ' ', 0)
-	fmt.Fprintln(t, "NODE\tSITE\tLEDGER\tREACHED\tFILES")
+	fmt.Fprintln(t, "NODE\tSITE\tLEDGER\tREACHED\tCOPIES\tKEY\tPROGRAM\tFILES")
 	for _, m := range s.Members {
 		role := m.Role
 		if m.Leader {
@@ -296,7 +305,7 @@ func printStatus(w io.Writer, s api.Status) error {
 		case !m.Connected:
 			reached = "NO"
 		}
-		fmt.Fprintf(t, "%s\t%s\t%s\t%s\t%s\n", m.Name, m.Site, role, reached, m.Files)
+		fmt.Fprintf(t, "%s\t%s\t%s\t%s\t%s\t%s\t%s\t%s\n", m.Name, m.Site, role, reached, stateOf(m), keyOf(m), m.Program, m.Files)
 	}
 	if err := t.Flush(); err != nil {
 		return err

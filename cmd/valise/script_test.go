@@ -27,7 +27,7 @@ func TestScripts(t *testing.T) {
 		Dir:                 "testdata/script",
 		RequireExplicitExec: true,
 		Setup: func(e *testscript.Env) error {
-			for _, name := range []string{"BASE1", "BASE2"} {
+			for _, name := range []string{"BASE1", "BASE2", "BASE3"} {
 				base, err := freeBase()
 				if err != nil {
 					return err
@@ -46,6 +46,8 @@ func TestScripts(t *testing.T) {
 		Cmds: map[string]func(ts *testscript.TestScript, neg bool, args []string){
 			"waitup":  waitUp,
 			"capture": capture,
+
+			"waitdrained": waitDrained,
 		},
 	})
 }
@@ -86,6 +88,25 @@ func waitUp(ts *testscript.TestScript, _ bool, args []string) {
 		}
 		if ctx.Err() != nil {
 			ts.Fatalf("%s is not up with %d nodes: %+v, %v", args[0], want, s, err)
+		}
+		time.Sleep(50 * time.Millisecond)
+	}
+}
+
+// waitdrained DIR NODE waits until nothing counts on the node, as the daemon in DIR sees it.
+func waitDrained(ts *testscript.TestScript, _ bool, args []string) {
+	ctx, cancel := context.WithTimeout(context.Background(), 90*time.Second)
+	defer cancel()
+	client := api.Dial(ts.MkAbs(args[0]))
+	for {
+		s, err := client.Status(ctx)
+		for _, m := range s.Members {
+			if m.Name == args[1] && m.Drained && m.Left == 0 {
+				return
+			}
+		}
+		if ctx.Err() != nil {
+			ts.Fatalf("%s is not drained: %+v, %v", args[1], s, err)
 		}
 		time.Sleep(50 * time.Millisecond)
 	}

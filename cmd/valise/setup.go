@@ -25,9 +25,10 @@ type options struct {
 	listenBase             int
 	advertise              string
 	publicFiles, publicApp string
-	ticket                 string
+	ticket, replaces       string
 	verbose, json          bool
 	yes, signed            bool
+	force, dryRun          bool
 	account, replace       string
 	nextHop, tls, user     string
 	demoOnce               bool
@@ -223,6 +224,10 @@ kill -9 at any moment is safe: what was acknowledged is there after a restart.`,
 		case <-ctx.Done():
 			fmt.Fprintln(c.stdout, "Stopping.")
 		case <-n.Done():
+		}
+		if errors.Is(n.Err(), node.ErrLeft) {
+			fmt.Fprintln(c.stdout, "This node has left the cluster. Its folder may be deleted.")
+			return n.Close()
 		}
 		return errors.Join(n.Err(), n.Close())
 	},
