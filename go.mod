@@ -3,6 +3,7 @@ module github.com/valise-mail/valise
 go 1.26.0
 
 require (
+	filippo.io/age v1.3.2 // the node key sealed at rest
 	github.com/PlakarKorp/go-cdc-chunkers v1.0.3 // content-defined chunks (gear table and its tests)
 	github.com/anishathalye/porcupine v1.0.3 // tests: linearizability of the ledger
 	github.com/cockroachdb/pebble/v2 v2.1.7 // state, log and block index on disk; its vfs is the file system seam
@@ -29,6 +30,7 @@ require (
 )
 
 require (
+	filippo.io/hpke v0.4.0 // indirect
 	golang.org/x/crypto v0.58.0 // indirect
 	golang.org/x/sync v0.24.0 // indirect
 )

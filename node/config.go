@@ -44,6 +44,11 @@ type Config struct {
 	Store  StoreConfig  `toml:"store"`
 	Ledger LedgerConfig `toml:"ledger"`
 
+	// Passphrase is asked for what opens the node's key where that is sealed; nil: there is nobody to ask.
+	Passphrase func(ctx context.Context) (string, error) `toml:"-"`
+	// NewPassphrase seals the key that Init and Join make; empty: it lies in the folder as it is.
+	NewPassphrase string `toml:"-"`
+
 	Seams  Seams        `toml:"-"`
 	Logger *slog.Logger `toml:"-"`
 }

@@ -1,6 +1,7 @@
 package node
 
 import (
+	"context"
 	"crypto/ecdh"
 	"crypto/ed25519"
 	"crypto/hkdf"
@@ -23,7 +24,7 @@ import (
 // Names of the files that say who a node is. The private key is the one secret
 // that is not in the ledger: everything else this node may know is wrapped to it there.
 const (
-	keyName     = "node.key"     // PKCS #8 in PEM, Ed25519
+	keyName     = "node.key"     // PKCS #8 in PEM, Ed25519; or an age file with that inside
 	clusterName = "cluster.json" // which cluster the key belongs to
 )
 
@@ -72,17 +73,25 @@ func identityOf(key ed25519.PrivateKey) (*identity, error) {
 	return &identity{key: key, p2p: p2p, id: id, seal: seal}, nil
 }
 
-func (i *identity) save(fs vfs.FS, dir string) error {
+// saveIdentity writes the node's key, sealed where there is a passphrase for it:
+// then it is never on the disk in the clear.
+func (c *Config) saveIdentity(fs vfs.FS, i *identity) error {
 	der, err := x509.MarshalPKCS8PrivateKey(i.key)
 	if err != nil {
 		return err
 	}
-	return writeFile(fs, fs.PathJoin(dir, keyName), pem.EncodeToMemory(&pem.Block{Type: "PRIVATE KEY", Bytes: der}))
+	text := pem.EncodeToMemory(&pem.Block{Type: "PRIVATE KEY", Bytes: der})
+	if c.NewPassphrase != "" {
+		if text, err = seal(text, c.NewPassphrase, c.scryptWork()); err != nil {
+			return fmt.Errorf("seal node key: %w", err)
+		}
+	}
+	return writeFile(fs, fs.PathJoin(c.Dir, keyName), text)
 }
 
-func loadIdentity(fs vfs.FS, dir string) (*identity, error) {
-	name := fs.PathJoin(dir, keyName)
-	data, err := readFile(fs, name)
+func (c *Config) loadIdentity(ctx context.Context, fs vfs.FS) (*identity, error) {
+	name := fs.PathJoin(c.Dir, keyName)
+	data, err := c.openKeyFile(ctx, fs, name)
 	if errors.Is(err, errNotExist) {
 		return nil, hint(fmt.Errorf("%s: %w", name, err), `this folder holds no node; "valise init" or "valise join" makes one`)
 	}

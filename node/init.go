@@ -37,7 +37,7 @@ func Init(ctx context.Context, c Config) error {
 	if err != nil {
 		return err
 	}
-	if err := id.save(fs, c.Dir); err != nil {
+	if err := c.saveIdentity(fs, id); err != nil {
 		return fmt.Errorf("save node key: %w", err)
 	}
 	if err := c.save(fs); err != nil {

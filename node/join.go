@@ -83,10 +83,10 @@ func Join(ctx context.Context, c Config, ticket string) (Config, error) {
 	if err != nil {
 		return c, err
 	}
-	id, err := loadIdentity(fs, c.Dir)
+	id, err := c.loadIdentity(ctx, fs)
 	if errors.Is(err, errNotExist) {
 		if id, err = newIdentity(); err == nil {
-			err = id.save(fs, c.Dir)
+			err = c.saveIdentity(fs, id)
 		}
 	}
 	if err != nil {

@@ -21,7 +21,7 @@ func founded(t *testing.T) (Config, *identity, clusterFile, *replication.DB) {
 	if err := Init(t.Context(), c); err != nil {
 		t.Fatal(err)
 	}
-	id, err := loadIdentity(c.fs(), c.Dir)
+	id, err := c.loadIdentity(t.Context(), c.fs())
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -148,7 +148,7 @@ func TestInitIsDoneOnce(t *testing.T) {
 	if err := Init(t.Context(), c); err == nil || Hint(err) == "" {
 		t.Errorf("init again: got %v", err)
 	}
-	again, err := loadIdentity(c.fs(), c.Dir)
+	again, err := c.loadIdentity(t.Context(), c.fs())
 	if err != nil || again.id != id.id {
 		t.Errorf("the refused init changed the key: %v", err)
 	}

@@ -286,6 +286,9 @@ func (n *Node) ownRecord(m memberRecord) (_ memberRecord, err error) {
 	}
 	id := n.store.ID()
 	m.Store, m.Name, m.Program, m.Files = id[:], n.cfg.name(), Version, n.cfg.Listen.Files
+	if now, err := keySealed(n.fs, n.cfg.Dir); err == nil {
+		m.Sealed = now
+	}
 	return m, nil
 }
 

@@ -107,7 +107,7 @@ func Open(ctx context.Context, c Config) (*Node, error) {
 	return n, nil
 }
 
-func (n *Node) openIdentity(context.Context) error {
+func (n *Node) openIdentity(ctx context.Context) error {
 	lock, err := n.fs.Lock(n.fs.PathJoin(n.cfg.Dir, "lock"))
 	if err != nil {
 		if errors.Is(err, errNotExist) {
@@ -119,8 +119,11 @@ func (n *Node) openIdentity(context.Context) error {
 		return hint(fmt.Errorf("lock %s: %w", n.cfg.Dir, err), "is another valise running on this folder?")
 	}
 	n.opened("lock", lock)
-	if n.id, err = loadIdentity(n.fs, n.cfg.Dir); err != nil {
+	if n.id, err = n.cfg.loadIdentity(ctx, n.fs); err != nil {
 		return err
+	}
+	if err := dropUnfinishedKey(n.fs, n.cfg.Dir); err != nil {
+		return fmt.Errorf("remove an unfinished node key: %w", err)
 	}
 	if n.cluster, err = loadCluster(n.fs, n.cfg.Dir, n.id, n.cfg.Organisation); err != nil {
 		return err

@@ -133,5 +133,5 @@ func (n *Node) checkOwnRecord(before *memberRecord, now member) {
 // sameRecord compares what a node itself writes into its record.
 func sameRecord(a, b memberRecord) bool {
 	return slices.EqualFunc(a.Bulk, b.Bulk, bytes.Equal) && slices.EqualFunc(a.Ledger, b.Ledger, bytes.Equal) &&
-		bytes.Equal(a.Store, b.Store) && a.Name == b.Name && a.Program == b.Program && a.Files == b.Files
+		bytes.Equal(a.Store, b.Store) && a.Name == b.Name && a.Program == b.Program && a.Files == b.Files && a.Sealed == b.Sealed
 }

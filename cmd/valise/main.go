@@ -2,6 +2,7 @@
 package main
 
 import (
+	"bufio"
 	"context"
 	"errors"
 	"flag"
@@ -30,6 +31,7 @@ type command struct {
 type call struct {
 	flags  *flag.FlagSet
 	stdin  io.Reader
+	in     *bufio.Reader // over stdin, once lines were read from it
 	stdout io.Writer
 	stderr io.Writer
 	opt    options
@@ -38,7 +40,7 @@ type call struct {
 func commands() []command {
 	return []command{
 		initCommand, serveCommand, joinCommand, statusCommand, inviteCommand, cancelCommand,
-		removeCommand, drainCommand, undrainCommand, leaveCommand, moveCommand,
+		removeCommand, drainCommand, undrainCommand, leaveCommand, moveCommand, passphraseCommand,
 		accountAddCommand, accountPasswordCommand, mailboxAddCommand, putCommand, filesCommand, revokeCommand, deleteCommand, receiptCommand,
 		demoCommand, configExampleCommand, versionCommand,
 	}

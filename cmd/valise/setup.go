@@ -1,7 +1,6 @@
 package main
 
 import (
-	"bufio"
 	"bytes"
 	"context"
 	"errors"
@@ -29,6 +28,9 @@ type options struct {
 	verbose, json          bool
 	yes, signed            bool
 	force, dryRun          bool
+	sealKey, remove        bool
+	passphraseFile         string
+	newFile                string
 	account, replace       string
 	nextHop, tls, user     string
 	demoOnce               bool
@@ -44,13 +46,16 @@ var initCommand = command{
 	long: `
 Makes a folder for the first node of a new cluster: its key, its config
 (valise.toml) and a ledger that holds the organisation's secrets, wrapped to
-this node. The node's own key lies unsealed in that folder: a stolen disk is a
-stolen node.`,
+this node. With --key-passphrase the node's own key is sealed, and each start
+asks for the passphrase: on the terminal or standard input, or it is read from
+--key-passphrase-file or from the systemd credential valise-node-key-passphrase.
+Without one, or with the file on the same disk, a stolen disk is a stolen node.`,
 	flags: func(c *call) {
 		dirFlag(c)
 		c.flags.StringVar(&c.opt.org, "org", "", "the organisation's name, such as example.org")
 		c.flags.StringVar(&c.opt.site, "site", "", "the place this node stands at, such as berlin")
 		placeFlags(c)
+		passphraseFlags(c)
 		c.flags.StringVar(&c.opt.publicFiles, "public-files", "", "origin of links, such as https://files.example.org")
 		c.flags.StringVar(&c.opt.publicApp, "public-app", "", "origin of log-in and drive")
 	},
@@ -64,6 +69,10 @@ stolen node.`,
 		cfg := c.baseConfig()
 		cfg.Organisation, cfg.Site = c.opt.org, c.opt.site
 		cfg.Public.Files, cfg.Public.App = c.opt.publicFiles, c.opt.publicApp
+		var err error
+		if cfg.NewPassphrase, err = c.newPassphrase(ctx, "init"); err != nil {
+			return err
+		}
 		if err := node.Init(ctx, cfg); err != nil {
 			return err
 		}
@@ -72,8 +81,8 @@ stolen node.`,
 		if len(cfg.Advertise) > 0 {
 			fmt.Fprintf(c.stdout, "Other nodes reach it at %s. Mail programs and browsers still only from this machine:\n[listen], [public] and [tls] in %s change that.\n", c.opt.advertise, filepath.Join(cfg.Dir, node.ConfigName))
 		}
-		fmt.Fprintf(c.stdout, "The node's key lies unsealed in %s: a stolen disk is a stolen node.\n\n", cfg.Dir)
-		fmt.Fprintf(c.stdout, "Start it:           valise serve --dir %s\nThen, beside it:    valise account add --dir %s user@example.org\n", cfg.Dir, cfg.Dir)
+		c.sayHowSealed(cfg)
+		fmt.Fprintf(c.stdout, "\nStart it:           valise serve --dir %s\nThen, beside it:    valise account add --dir %s user@example.org\n", cfg.Dir, cfg.Dir)
 		return nil
 	},
 }
@@ -126,11 +135,14 @@ var joinCommand = command{
 Makes a folder for a new node with a ticket that "valise cluster invite"
 printed on a node of the cluster. The ticket is a secret and is read from
 --ticket FILE or from standard input, never from the command line. If the
-answer is lost on the way, run the same command again.`,
+answer is lost on the way, run the same command again. --key-passphrase seals
+the node's key as it does for "valise init"; where both are read from standard
+input, the ticket is the first line.`,
 	flags: func(c *call) {
 		dirFlag(c)
 		c.flags.StringVar(&c.opt.ticket, "ticket", "", "file with the ticket (default: standard input)")
 		placeFlags(c)
+		passphraseFlags(c)
 	},
 	run: func(ctx context.Context, c *call) error {
 		if err := c.checkPlace("join"); err != nil {
@@ -140,11 +152,17 @@ answer is lost on the way, run the same command again.`,
 		if err != nil {
 			return fmt.Errorf("read ticket: %w", err)
 		}
-		cfg, err := node.Join(ctx, c.baseConfig(), ticket)
-		if err != nil {
+		cfg := c.baseConfig()
+		cfg.Passphrase = c.existingPassphrase // of a join that is repeated
+		if cfg.NewPassphrase, err = c.newPassphrase(ctx, "join"); err != nil {
 			return err
 		}
-		fmt.Fprintf(c.stdout, "Joined the cluster of %s as %s, at site %s.\n\nStart it:  valise serve --dir %s\n", cfg.Organisation, nodeName(cfg), cfg.Site, cfg.Dir)
+		if cfg, err = node.Join(ctx, cfg, ticket); err != nil {
+			return err
+		}
+		fmt.Fprintf(c.stdout, "Joined the cluster of %s as %s, at site %s.\n", cfg.Organisation, nodeName(cfg), cfg.Site)
+		c.sayHowSealed(cfg)
+		fmt.Fprintf(c.stdout, "\nStart it:  valise serve --dir %s\n", cfg.Dir)
 		return nil
 	},
 }
@@ -159,7 +177,7 @@ func (c *call) readSecret(ctx context.Context, file, prompt string) (string, err
 	if f, ok := c.stdin.(*os.File); ok && term.IsTerminal(int(f.Fd())) {
 		return c.prompt(ctx, f, prompt)
 	}
-	line, err := bufio.NewReader(io.LimitReader(c.stdin, 64<<10)).ReadString('\n')
+	line, err := c.lines().ReadString('\n')
 	if errors.Is(err, io.EOF) && line != "" {
 		err = nil
 	}
@@ -199,10 +217,14 @@ var serveCommand = command{
 	long: `
 Runs a node until it is told to stop (Ctrl-C or SIGTERM). Everything it needs
 stands in the folder's valise.toml; "valise config example" explains each key.
-kill -9 at any moment is safe: what was acknowledged is there after a restart.`,
+kill -9 at any moment is safe: what was acknowledged is there after a restart.
+Where the node's key is sealed, the passphrase is read from
+--key-passphrase-file, from the systemd credential valise-node-key-passphrase
+(LoadCredentialEncrypted in the unit), or from the terminal or standard input.`,
 	flags: func(c *call) {
 		dirFlag(c)
 		c.flags.StringVar(&c.opt.config, "config", "", "config file (default: DIR/valise.toml); its folder is the node's")
+		c.flags.StringVar(&c.opt.passphraseFile, "key-passphrase-file", "", "read the passphrase of the node's key from this file")
 		c.flags.BoolVar(&c.opt.verbose, "v", false, "log the minute's details, too")
 	},
 	run: func(ctx context.Context, c *call) error {
@@ -214,7 +236,7 @@ kill -9 at any moment is safe: what was acknowledged is there after a restart.`,
 		if err != nil {
 			return err
 		}
-		cfg.Logger = c.logger(slog.LevelInfo)
+		cfg.Logger, cfg.Passphrase = c.logger(slog.LevelInfo), c.existingPassphrase
 		n, err := node.Open(ctx, cfg)
 		if err != nil {
 			return err
