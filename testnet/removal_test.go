@@ -142,3 +142,72 @@ func TestRemovalIsRefusedWhereSomethingWouldBeLost(t *testing.T) {
 	}
 	verify(t, ctx, v)
 }
+
+// A dead node is replaced: the moment the new one joins the old one is no member
+// any more, new keys are in force, and the village is whole again. The dead one,
+// come back, is let in nowhere.
+func TestReplaceADeadNode(t *testing.T) {
+	t.Parallel()
+	v, ctx := village(t, Config{Sites: threeAtTwo})
+	p := person(t, ctx, v, "sender@example.org")
+	before := sendFile(t, ctx, v, 0, p, "before.bin", randomBytes(1<<20))
+	admin := v.Houses[0].node.Admin()
+	dead := v.Houses[2]
+	if _, err := admin.Invite(ctx, api.InviteRequest{Replace: dead.Name}); err == nil || !strings.Contains(node.Hint(err), "without --replace") {
+		t.Errorf("replace a node that is in reach: %v, hint %q", err, node.Hint(err))
+	}
+	if err := v.Kill(2); err != nil {
+		t.Fatal(err)
+	}
+	var ticket api.Invited
+	if err := v.Wait(ctx, "the dead node to count as away", func() (done bool, err error) {
+		ticket, err = admin.Invite(ctx, api.InviteRequest{Replace: dead.Name})
+		return err == nil, err
+	}); err != nil {
+		t.Fatal(err)
+	}
+	if ticket.Replaces == nil || ticket.Replaces.Name != dead.Name {
+		t.Errorf("the answer does not say who goes: %+v", ticket.Replaces)
+	}
+	h, err := v.house(3, "paris")
+	if err != nil {
+		t.Fatal(err)
+	}
+	if h.cfg, err = node.Join(ctx, h.cfg, ticket.Ticket); err != nil {
+		t.Fatal(err)
+	}
+	if h.cfg.Site != "paris" {
+		t.Errorf("the new node stands at %s, the old one stood at paris", h.cfg.Site)
+	}
+	s, err := admin.Status(ctx)
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, m := range s.Members {
+		if m.Name == dead.Name {
+			t.Errorf("the old node is a member still, after the new one has joined")
+		}
+	}
+	v.Houses[2] = h
+	if err := v.start(ctx, h); err != nil {
+		t.Fatal(err)
+	}
+	if err := v.Settled(ctx); err != nil {
+		t.Fatal(err)
+	}
+	if err := v.start(ctx, dead); err != nil {
+		t.Fatal(err)
+	}
+	sendFile(t, ctx, v, 2, p, "after.bin", randomBytes(1<<20))
+	resp, _, err := v.Fetch(ctx, 2, before, nil)
+	if err != nil || resp.StatusCode != http.StatusOK {
+		t.Errorf("a link from before, through the new node: %v, %v", resp, err)
+	}
+	if s, err := dead.node.Admin().Status(ctx); err != nil || s.Ledger.Quorum || slices.ContainsFunc(s.Members, func(m api.MemberStatus) bool { return m.Connected && !m.Self }) {
+		t.Errorf("the dead node, come back, is in touch with others: %+v, %v", s, err)
+	}
+	if err := dead.node.Close(); err != nil {
+		t.Fatal(err)
+	}
+	verify(t, ctx, v)
+}
