@@ -3,10 +3,11 @@ package main
 import (
 	"context"
 	"fmt"
-	"math/rand/v2"
 	"net"
+	"os"
 	"strconv"
 	"strings"
+	"sync/atomic"
 	"testing"
 	"time"
 
@@ -52,11 +53,17 @@ func TestScripts(t *testing.T) {
 	})
 }
 
-// freeBase finds six free ports in a row, below those that the system gives to clients: the daemon
-// listens a while later. (The tests of killed daemons look in a part of their own.)
+// bases counts the port ranges given out, so that no two scripts get the same one.
+var bases atomic.Int32
+
+// freeBase finds six free ports in a row, below those that the system gives to
+// clients: the daemon listens a while later. (The tests of killed daemons look
+// in a part of their own.)
 func freeBase() (int, error) {
-	for range 500 {
-		base := 20_000 + rand.IntN(10_000)
+	const low, high, step = 20_000, 30_000, 10
+	begin := os.Getpid() * 7919
+	for range (high - low) / step {
+		base := low + (begin+int(bases.Add(1))*step)%(high-low)/step*step
 		free := true
 		for i := range 6 {
 			l, err := net.Listen("tcp", fmt.Sprintf("127.0.0.1:%d", base+i))
