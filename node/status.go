@@ -45,6 +45,11 @@ func (a admin) Status(ctx context.Context) (api.Status, error) {
 			Self: m.ID == n.id.id, Connected: m.ID == n.id.id || n.reached(m.ID), Files: m.Files,
 			Program: m.Program, Drained: m.Drained, Leaving: m.Removal != nil, KeySealed: m.Sealed,
 		}
+		if ms.Self { // its record follows within a minute
+			if now, err := keySealed(n.fs, n.cfg.Dir); err == nil {
+				ms.KeySealed = now
+			}
+		}
 		if ms.Drained || ms.Leaving {
 			if err := n.ledger.View(func(tx *replication.Tx) (err error) {
 				ms.Left, _, err = n.countsOn(tx, m.ID)
