@@ -46,7 +46,7 @@ func (a admin) Invite(ctx context.Context, r api.InviteRequest) (api.Invited, er
 		if err != nil {
 			return out, err
 		}
-		plan, err := n.planReplacement(m, r.Force)
+		plan, err := n.planReplacement(ctx, m, r.Force)
 		if err != nil {
 			return out, err
 		}

@@ -44,7 +44,7 @@ func (a admin) Remove(ctx context.Context, r api.RemoveRequest) (api.Removal, er
 	if err != nil {
 		return api.Removal{}, err
 	}
-	out, err := n.planRemoval(m)
+	out, err := n.planRemoval(ctx, m)
 	if err != nil {
 		return out, err
 	}
@@ -105,8 +105,12 @@ func (n *Node) memberNamed(ctx context.Context, text string) (member, error) {
 
 var errNoMember = errors.New("no such member")
 
-// planRemoval says what removing a member would mean.
-func (n *Node) planRemoval(m member) (api.Removal, error) {
+// planRemoval says what removing a member would mean, by all that is committed
+// now: what this copy has not heard of yet may lie on that member alone.
+func (n *Node) planRemoval(ctx context.Context, m member) (api.Removal, error) {
+	if err := n.ledger.ReadIndex(ctx); err != nil {
+		return api.Removal{}, ledgerHint(fmt.Errorf("look what counts on %s: %w", n.roster.label(m.ID), err))
+	}
 	out := api.Removal{Node: m.ID.String(), Name: n.roster.label(m.ID), Site: m.Site, Reached: m.ID == n.id.id || n.reached(m.ID), Mailboxes: []string{}}
 	for _, s := range n.ledger.Status().Servers {
 		if !s.Voter || s.ID == m.ID {
@@ -148,8 +152,8 @@ func (n *Node) refuseRemoval(m member, plan api.Removal, force bool) error {
 }
 
 // planReplacement says what losing a member that another is to replace would mean.
-func (n *Node) planReplacement(m member, force bool) (api.Removal, error) {
-	plan, err := n.planRemoval(m)
+func (n *Node) planReplacement(ctx context.Context, m member, force bool) (api.Removal, error) {
+	plan, err := n.planRemoval(ctx, m)
 	switch {
 	case err != nil:
 		return plan, err
@@ -222,6 +226,9 @@ func (n *Node) outOfRaft(id peer.ID) bool {
 // finishRemoval begins new epochs and deletes the record.
 func (n *Node) finishRemoval(ctx context.Context, m member) error {
 	if !m.Removal.Force {
+		if err := n.ledger.ReadIndex(ctx); err != nil {
+			return err
+		}
 		var sole int
 		if err := n.ledger.View(func(tx *replication.Tx) (err error) {
 			_, sole, err = n.countsOn(tx, m.ID)

@@ -1,10 +1,12 @@
 package node
 
 import (
+	"context"
 	"fmt"
 	"slices"
 	"strings"
 	"testing"
+	"time"
 
 	"github.com/libp2p/go-libp2p/core/peer"
 
@@ -149,5 +151,30 @@ func TestDrainAndUndrain(t *testing.T) {
 		if _, err := berlin.Admin().Drain(t.Context(), api.DrainRequest{}); err == nil || Hint(err) == "" {
 			t.Errorf("the last node that can hold copies was drained: %v", err)
 		}
+	}
+}
+
+// What was committed elsewhere a moment ago counts: the plan does not trust a copy that has not heard of it.
+func TestRemovalLooksAtAllThatIsCommitted(t *testing.T) {
+	t.Parallel()
+	berlin, paris, _ := pair(t, func(c *Config) { c.Name = "paris-1" })
+	eventually(t, "two voters", func() bool {
+		s := berlin.ledger.Status().Servers
+		return len(s) == 2 && s[0].Voter && s[1].Voter
+	})
+	m, err := berlin.memberNamed(t.Context(), "paris-1")
+	if err != nil {
+		t.Fatal(err)
+	}
+	if _, err := berlin.planRemoval(t.Context(), m); err != nil {
+		t.Fatal(err)
+	}
+	if err := paris.Close(); err != nil {
+		t.Fatal(err)
+	}
+	ctx, cancel := context.WithTimeout(t.Context(), time.Second)
+	defer cancel()
+	if _, err := berlin.planRemoval(ctx, m); err == nil {
+		t.Error("a removal was planned on a copy that nobody confirmed")
 	}
 }
