@@ -80,6 +80,9 @@ func TestR5_RemovedNodeCannotOpenWhatComesAfter(t *testing.T) {
 			if len(out.Mailboxes) != 1 || out.Mailboxes[0] != "before@example.org" {
 				t.Errorf("passwords to change: %v", out.Mailboxes)
 			}
+			if berlin.road.Bulk().Connected(gone.id.id) || berlin.road.Ledger().Connected(gone.id.id) {
+				t.Error("the gate is not closed to it though the removal is done")
+			}
 			eventually(t, "the removed node to end", func() bool { return gone.Err() != nil })
 
 			after, err := berlin.share(t.Context(), aSharing(t, berlin, id, "after.txt", "after"))

@@ -181,7 +181,7 @@ func (n *Node) markRemoval(ctx context.Context, id peer.ID, force bool) error {
 	})
 }
 
-// awaitGone waits until the member's record is gone here, or this node has been told that it is its own.
+// awaitGone waits until this node's gate is closed to the member, or this node has been told that it was itself removed.
 func (n *Node) awaitGone(ctx context.Context, id peer.ID) bool {
 	ctx, cancel := context.WithTimeout(ctx, removalWait)
 	defer cancel()
@@ -191,7 +191,7 @@ func (n *Node) awaitGone(ctx context.Context, id peer.ID) bool {
 			return id == n.id.id
 		default:
 		}
-		if _, there := n.roster.find(id); !there && id != n.id.id {
+		if id != n.id.id && !slices.ContainsFunc(n.road.Peers().Peers, func(p dht.Peer) bool { return p.ID == id }) {
 			return true
 		}
 		if !sleep(ctx, 20*time.Millisecond) {

@@ -120,6 +120,9 @@ func (n *Node) warnings(s api.Status, ls replication.Status) []string {
 	}
 	if away := n.away(); len(away) > 0 {
 		say("not in reach: %s", strings.Join(away, ", "))
+		if len(away) == len(s.Members)-1 && !ls.Quorum {
+			say("nobody lets this node in: if the others are up, and the line to them, it may have been removed from the cluster while it was away; \"valise status\" on one of them says whether it is a member still")
+		}
 	}
 	if len(s.Members) == 2 {
 		say("two nodes: both must be up to send or change anything; a third, at either site, lets any one be away")
