@@ -264,3 +264,105 @@ func TestR4_TicketsOfARemovedNodeEnd(t *testing.T) {
 		t.Fatal(err)
 	}
 }
+
+// R5: the node that replaces a dead one comes with new epochs, which the dead one
+// does not learn; in the same transaction, or where there are too many nodes for
+// one, when the leader gets to it.
+func TestR5_ReplacingBeginsNewEpochs(t *testing.T) {
+	t.Parallel()
+	for _, wrapAtOnce := range []int{atOnce, 1} {
+		t.Run(fmt.Sprintf("%d at once", wrapAtOnce), func(t *testing.T) {
+			t.Parallel()
+			berlin, gone, _ := trio(t, wrapAtOnce)
+			if err := gone.Close(); err != nil {
+				t.Fatal(err)
+			}
+			var ticket api.Invited
+			eventually(t, "the dead node to count as away", func() (done bool) {
+				var err error
+				ticket, err = berlin.Admin().Invite(t.Context(), api.InviteRequest{Site: "paris", Replace: gone.id.id.String()})
+				return err == nil
+			})
+			c := alone(t)
+			c.Name = "paris-3"
+			c, err := Join(t.Context(), c, ticket.Ticket)
+			if err != nil {
+				t.Fatal(err)
+			}
+			late, err := Open(t.Context(), c)
+			if err != nil {
+				t.Fatal(err)
+			}
+			t.Cleanup(func() { late.Close() })
+			for _, n := range []*Node{berlin, late} {
+				eventually(t, "the new keys, and the old member gone", func() bool {
+					_, there := n.roster.find(gone.id.id)
+					_, epoch, err := n.keys.secret(kindContent, 0)
+					return !there && err == nil && epoch == 2
+				})
+			}
+			stolen := newKeyring(gone.cluster.Cluster, gone.id)
+			if err := berlin.ledger.View(stolen.load); err != nil {
+				t.Fatal(err)
+			}
+			if _, _, err := stolen.secret(kindContent, 2); !errors.Is(err, errNoKey) {
+				t.Errorf("the dead node's key opens the new epoch: %v", err)
+			}
+		})
+	}
+}
+
+// Keys that were written in steps count for nothing until they are in force, and
+// are not put in force when the members changed or another leader began anew.
+func TestL8_KeysWrittenInSteps(t *testing.T) {
+	t.Parallel()
+	berlin, _, _ := pair(t, nil)
+	berlin.wrapAtOnce = 1
+	now := berlin.cfg.now()
+	prepare := func() *rotation {
+		t.Helper()
+		r := newRotation(berlin.cluster.Cluster)
+		if err := berlin.prepare(t.Context(), r, "nobody", now); err != nil || !r.prepared {
+			t.Fatalf("prepared %v, %v", r.prepared, err)
+		}
+		return r
+	}
+	update := func(fn func(tx *replication.Tx) error) error { return berlin.ledger.Update(t.Context(), fn) }
+	begin := func(r *rotation) error {
+		return update(func(tx *replication.Tx) error { return r.begin(tx, nil, now) })
+	}
+	epoch := func() uint32 {
+		t.Helper()
+		ring := newKeyring(berlin.cluster.Cluster, berlin.id)
+		if err := berlin.ledger.View(ring.load); err != nil {
+			t.Fatal(err)
+		}
+		_, epoch, err := ring.secret(kindContent, 0)
+		if err != nil {
+			t.Fatal(err)
+		}
+		return epoch
+	}
+
+	first := prepare()
+	if got := epoch(); got != 1 {
+		t.Errorf("before they are in force epoch %d is used", got)
+	}
+	if err := update(func(tx *replication.Tx) error { bumpMembers(tx); return nil }); err != nil {
+		t.Fatal(err)
+	}
+	if err := begin(first); !errors.Is(err, errMembersChanged) {
+		t.Errorf("after the members changed: %v", err)
+	}
+	second := prepare()
+	third := prepare()
+	if err := begin(second); !errors.Is(err, errMembersChanged) {
+		t.Errorf("after another began anew: %v", err)
+	}
+	if err := begin(third); err != nil {
+		t.Errorf("the last: %v", err)
+	}
+	if got := epoch(); got != 2 {
+		t.Errorf("once they are in force epoch %d is used", got)
+	}
+}
