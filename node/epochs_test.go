@@ -23,7 +23,15 @@ func trio(t *testing.T, wrapAtOnce int) (berlin, paris, third *Node) {
 	for _, n := range []*Node{berlin, paris, third} {
 		n.wrapAtOnce = wrapAtOnce
 	}
-	eventually(t, "three servers of the ledger", func() bool { return len(berlin.ledger.Status().Servers) == 3 })
+	eventually(t, "three voters", func() bool {
+		voters := 0
+		for _, s := range berlin.ledger.Status().Servers {
+			if s.Voter {
+				voters++
+			}
+		}
+		return voters == 3
+	})
 	return berlin, paris, third
 }
 
