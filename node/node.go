@@ -232,7 +232,11 @@ func (n *Node) opened(name string, c io.Closer) { n.closes = append(n.closes, cl
 func (n *Node) start(name string, run func(ctx context.Context) error) {
 	n.wg.Go(func() {
 		if err := run(n.ctx); err != nil && n.ctx.Err() == nil {
-			n.log.ErrorContext(n.ctx, "node stops", "loop", name, "err", err, "hint", Hint(err))
+			level := slog.LevelError
+			if errors.Is(err, ErrLeft) { // as its operator wanted
+				level = slog.LevelInfo
+			}
+			n.log.Log(n.ctx, level, "node stops", "loop", name, "err", err, "hint", Hint(err))
 			n.cancel(err)
 		}
 	})

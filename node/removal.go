@@ -59,9 +59,12 @@ func (a admin) Remove(ctx context.Context, r api.RemoveRequest) (api.Removal, er
 		return out, refused
 	}
 	if m.ID == n.id.id {
-		n.leaving.Store(true)
+		n.leaving.Store(true) // before others can tell it to stop
 	}
 	if err := n.markRemoval(ctx, m.ID, r.Force); err != nil {
+		if errors.Is(err, replication.ErrNoQuorum) {
+			n.leaving.Store(false)
+		}
 		return out, ledgerHint(err)
 	}
 	if err := n.follow(); err != nil {
