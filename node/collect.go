@@ -167,7 +167,7 @@ func (n *Node) liveUnder(ctx context.Context, c cid.Cid, keep func(cid.Cid)) err
 	}
 	blk, err := n.store.Block(ctx, c)
 	if err != nil {
-		counts, holdsErr := n.countsOn(c)
+		counts, holdsErr := n.mustHold(c)
 		if holdsErr != nil || !counts {
 			return holdsErr
 		}
@@ -190,9 +190,9 @@ func (n *Node) liveUnder(ctx context.Context, c cid.Cid, keep func(cid.Cid)) err
 	return nil
 }
 
-// countsOn says whether the cluster counts on this node for a root, or might: a block that is no root is
+// mustHold says whether the cluster counts on this node for a root, or might: a block that is no root is
 // some root's leaf.
-func (n *Node) countsOn(root cid.Cid) (yes bool, err error) {
+func (n *Node) mustHold(root cid.Cid) (yes bool, err error) {
 	err = n.ledger.View(func(tx *replication.Tx) error {
 		holders, err := n.copies.Holders(tx, root)
 		if errors.Is(err, copies.ErrNotRecorded) {

@@ -130,10 +130,10 @@ func (n *Node) sharers(without peer.ID) (count int) {
 
 // countsOn says how many contents still count on a node: left would have fewer
 // copies without it than the cluster can have, sole would have none, or none
-// that can be reached while the node itself can.
+// that can be reached while the node itself can. Of a node that is being drained
+// the room of copies knows better: left are those it has not been relieved of.
 //
-// It reads every content's record. What the room of copies knows of its own
-// table will tell sooner whether a node is drained, and takes this place then.
+// It reads every content's record.
 func (n *Node) countsOn(tx *replication.Tx, id peer.ID) (left, sole int, err error) {
 	weight, here := map[peer.ID]int64{}, map[peer.ID]bool{}
 	for _, h := range n.roster.holders() {
@@ -164,6 +164,11 @@ func (n *Node) countsOn(tx *replication.Tx, id peer.ID) (left, sole int, err err
 		}
 		if held && safe == 0 {
 			sole++
+		}
+	}
+	if weight[id] == noShare {
+		if left, err = n.copies.Drained(tx, id); err != nil {
+			return 0, 0, err
 		}
 	}
 	return left, sole, nil
