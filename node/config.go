@@ -90,6 +90,8 @@ type Mail struct {
 type CopiesConfig struct {
 	Wanted int `toml:"wanted" comment:"Nodes that hold each file, at two sites as far as the cluster has them."`
 	Ack    int `toml:"ack" comment:"Copies on disk before a message or upload is acknowledged; 1 in a one-node cluster."`
+
+	Patience Duration `toml:"patience" comment:"How long a node may stay away before its copies are made anew on others. The leader's setting counts."`
 }
 
 // StoreConfig is about this node's disk.
@@ -138,7 +140,7 @@ func DefaultConfig(base int) Config {
 		Listen:    Listen{SMTP: at(0), Files: at(1), App: at(2), Metrics: at(3), Libp2p: at(4), Ledger: at(5)},
 		Public:    Public{TrustedProxies: []string{}},
 		Mail:      Mail{Threshold: 256 << 10, MaxMessage: 2 << 30},
-		Copies:    CopiesConfig{Wanted: 3, Ack: 2},
+		Copies:    CopiesConfig{Wanted: 3, Ack: 2, Patience: Duration(10 * time.Minute)},
 		Store: StoreConfig{
 			Reserve: 1 << 30, Cache: 32 << 20, CacheSize: 4 << 30, CollectEvery: Duration(time.Hour), ScrubEvery: Duration(7 * 24 * time.Hour), ScrubRate: 16 << 20,
 		},
@@ -245,6 +247,9 @@ func (c *Config) Validate() error {
 	}
 	if c.Copies.Wanted < 1 || c.Copies.Ack < 1 || c.Copies.Ack > c.Copies.Wanted {
 		return hint(fmt.Errorf("copies.wanted = %d, copies.ack = %d", c.Copies.Wanted, c.Copies.Ack), "1 <= ack <= wanted")
+	}
+	if c.Copies.Patience < Duration(10*time.Second) && !c.Seams.Fast {
+		return hint(fmt.Errorf("copies.patience = %s is too short", c.Copies.Patience), `use at least "10s", better "10m": a restart should move no copies`)
 	}
 	if c.Store.CollectEvery < Duration(time.Minute) && !c.Seams.Fast {
 		return hint(fmt.Errorf("store.collect-every = %s is too often", c.Store.CollectEvery), `use at least "1m": what was uploaded a moment ago must have been recorded by then`)

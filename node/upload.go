@@ -30,7 +30,7 @@ func (n *Node) openCopies(context.Context) (err error) {
 		},
 		Links: store.Links, Nodes: n.roster.holders,
 		Wanted: func() int { return n.cfg.Copies.Wanted }, Ack: n.cfg.Copies.Ack,
-		Away:     n.silence(time.Now()),
+		Away: n.silence(time.Now()), Patience: time.Duration(n.cfg.Copies.Patience),
 		Leading:  func() bool { return n.ledger.Status().Leader == n.id.id },
 		Announce: n.road.Announce, Find: n.road.Holders,
 		NoSpace: func(err error) bool { return errors.Is(err, store.ErrNoSpace) || errors.Is(err, copies.ErrNoSpace) },

@@ -206,7 +206,9 @@ func TestReplaceADeadNode(t *testing.T) {
 	if s, err := dead.node.Admin().Status(ctx); err != nil || s.Ledger.Quorum || slices.ContainsFunc(s.Members, func(m api.MemberStatus) bool { return m.Connected && !m.Self }) {
 		t.Errorf("the dead node, come back, is in touch with others: %+v, %v", s, err)
 	}
-	if s, err := dead.node.Admin().Status(ctx); err != nil || !slices.ContainsFunc(s.Warnings, func(w string) bool { return strings.Contains(w, "it may have been removed from the cluster while it was away") }) {
+	if s, err := dead.node.Admin().Status(ctx); err != nil || !slices.ContainsFunc(s.Warnings, func(w string) bool {
+		return strings.Contains(w, "it may have been removed from the cluster while it was away")
+	}) {
 		t.Errorf("its status does not say what may have happened: %q, %v", s.Warnings, err)
 	}
 	if err := dead.node.Close(); err != nil {
