@@ -33,6 +33,7 @@ type Config struct {
 	Logger *slog.Logger  // nil discards
 
 	PromoteAfter time.Duration // how long a non-voter must keep up before it votes; 10 s
+	ReplaceAfter time.Duration // how long a voter may be silent before another votes instead; 1 min
 	WriteTimeout time.Duration // how long a write or read index waits for a leader; 6 s
 	Heartbeat    time.Duration // raft's heartbeat and election time-outs; 1 s
 	AgeEvery     time.Duration // how often the age of this copy is confirmed; 250 ms
@@ -52,7 +53,7 @@ func (c Config) Validate() error {
 		return errors.New("replication: Config.ID is empty; set it to this node's peer id")
 	case c.Lane == nil:
 		return errors.New("replication: Config.Lane is nil; set it to the ledger's lane of the road")
-	case c.WriteTimeout < 0, c.Heartbeat < 0, c.PromoteAfter < 0, c.AgeEvery < 0, c.SiteLive < 0:
+	case c.WriteTimeout < 0, c.Heartbeat < 0, c.PromoteAfter < 0, c.ReplaceAfter < 0, c.AgeEvery < 0, c.SiteLive < 0:
 		return fmt.Errorf("replication: a negative time in the Config; zero means the default")
 	}
 	return nil
@@ -66,6 +67,7 @@ func (c Config) withDefaults() Config {
 		c.Logger = slog.New(slog.DiscardHandler)
 	}
 	setDefault(&c.PromoteAfter, 10*time.Second)
+	setDefault(&c.ReplaceAfter, time.Minute)
 	setDefault(&c.WriteTimeout, 6*time.Second)
 	setDefault(&c.Heartbeat, time.Second)
 	setDefault(&c.AgeEvery, 250*time.Millisecond)

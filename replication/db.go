@@ -40,6 +40,7 @@ type DB struct {
 	watchers  watchers
 	led       atomic.Pointer[ledBy]
 	reruns    atomic.Uint64 // Updates run again after a conflict
+	waits     atomic.Value  // string: why a server cannot be removed yet
 
 	ctx    context.Context // ends when the ledger closes or fails
 	cancel context.CancelFunc

@@ -2,12 +2,14 @@ package replication
 
 import (
 	"cmp"
+	"fmt"
+	"maps"
 	"slices"
 	"time"
 )
 
 const (
-	maxVoters  = 3    // L10 has at most 5; three until more are asked for
+	maxVoters  = 5    // L10
 	promoteLag = 1000 // entries a non-voter may be behind and still count as keeping up
 )
 
@@ -47,19 +49,37 @@ type serverView struct {
 	synced uint64
 }
 
-// A planner decides the next step. It remembers since when non-voters keep up.
+// A planner decides the next step. It remembers since when non-voters keep up, and
+// since when servers have not answered.
 type planner struct {
 	promoteAfter time.Duration
+	replaceAfter time.Duration
 	since        map[string]time.Time
+	silent       map[string]time.Time
+	waits        string // why a removal has to wait, "" if none does
 }
 
-// next returns the next step, if there is one.
+func newPlanner(promoteAfter, replaceAfter time.Duration) *planner {
+	return &planner{promoteAfter: promoteAfter, replaceAfter: replaceAfter,
+		since: make(map[string]time.Time), silent: make(map[string]time.Time)}
+}
+
+// forget makes the planner that of a new term: what it knew is of another time.
+func (p *planner) forget() {
+	clear(p.since)
+	clear(p.silent)
+	p.waits = ""
+}
+
+// next returns the next step, if there is one. Without a majority of voters that
+// answer no step could be committed, and every one might make it worse.
 func (p *planner) next(v serversView) (step, bool) {
 	p.watch(v)
-	if len(v.wanted) == 0 {
+	p.waits = ""
+	if votes, live := v.votes(); len(v.wanted) == 0 || live < quorum(votes) {
 		return step{}, false
 	}
-	for _, find := range []func(serversView) (step, bool){p.remove, p.add, p.demote, p.promote} {
+	for _, find := range []func(serversView) (step, bool){p.drop, p.promote, p.remove, p.add, p.demote} {
 		if s, ok := find(v); ok {
 			return s, true
 		}
@@ -67,43 +87,52 @@ func (p *planner) next(v serversView) (step, bool) {
 	return step{}, false
 }
 
-// watch notes which non-voters keep up, and forgets those that do not.
+// watch notes which non-voters keep up and which servers are silent, and forgets
+// those that are so no more.
 func (p *planner) watch(v serversView) {
-	keeps := make(map[string]bool)
+	keeps, silent := make(map[string]bool), make(map[string]bool)
 	for _, s := range v.servers {
-		if s.voter || !s.live || s.synced == 0 || s.synced+promoteLag < v.last {
-			continue
-		}
-		keeps[s.id] = true
-		if _, ok := p.since[s.id]; !ok {
-			p.since[s.id] = v.now
-		}
+		silent[s.id] = !v.lives(s)
+		keeps[s.id] = !s.voter && s.live && s.synced > 0 && s.synced+promoteLag >= v.last
 	}
-	for id := range p.since {
-		if !keeps[id] {
-			delete(p.since, id)
-		}
-	}
+	note(p.since, keeps, v.now)
+	note(p.silent, silent, v.now)
 }
 
-// remove takes out who is not wanted, as long as a wanted voter stays.
-func (p *planner) remove(v serversView) (step, bool) {
-	stays := false
-	for _, s := range v.servers {
-		_, wanted := v.wanted[s.id]
-		stays = stays || wanted && s.voter && (s.live || s.id == v.self)
-	}
-	if !stays {
-		return step{}, false
-	}
-	for _, s := range v.servers {
-		if _, wanted := v.wanted[s.id]; wanted {
-			continue
+// note remembers since when each id has been so, without a break.
+func note(since map[string]time.Time, so map[string]bool, now time.Time) {
+	for id, yes := range so {
+		if _, ok := since[id]; yes && !ok {
+			since[id] = now
 		}
-		if s.id == v.self {
-			return step{stepLeave, s.id}, true
+	}
+	maps.DeleteFunc(since, func(id string, _ time.Time) bool { return !so[id] })
+}
+
+func quorum(voters int) int { return voters/2 + 1 }
+
+// lives says whether a server answers; this one need not ask itself.
+func (v serversView) lives(s serverView) bool { return s.live || s.id == v.self }
+
+// votes counts the voters, and those of them that answer.
+func (v serversView) votes() (all, live int) {
+	for _, s := range v.servers {
+		if s.voter {
+			all++
+			live += btoi(v.lives(s))
 		}
-		return step{stepRemove, s.id}, true
+	}
+	return all, live
+}
+
+func (v serversView) isWanted(s serverView) bool { _, ok := v.wanted[s.id]; return ok }
+
+// drop takes out who is not wanted and has no vote: that costs nobody anything.
+func (p *planner) drop(v serversView) (step, bool) {
+	for _, s := range v.servers {
+		if !v.isWanted(s) && !s.voter {
+			return step{stepRemove, s.id}, true
+		}
 	}
 	return step{}, false
 }
@@ -121,67 +150,88 @@ func (p *planner) add(v serversView) (step, bool) {
 	return step{stepAdd, slices.Min(missing)}, true
 }
 
-// votersBySite counts voters per site.
-func votersBySite(v serversView) (sites map[string]int, total int) {
-	sites = make(map[string]int)
+// remove takes the vote out of the cluster with a server that is not wanted any more,
+// as long as a wanted voter stays and those that stay are a majority among themselves.
+// Who does not answer goes first; the leader itself last, by way of the next one.
+func (p *planner) remove(v serversView) (step, bool) {
+	var gone []serverView
+	stays := false
+	for _, s := range v.servers {
+		if v.isWanted(s) {
+			stays = stays || s.voter && v.lives(s)
+		} else {
+			gone = append(gone, s)
+		}
+	}
+	if len(gone) == 0 {
+		return step{}, false
+	}
+	if !stays {
+		p.waits = "no server that stays has a vote and answers"
+		return step{}, false
+	}
+	first := slices.MinFunc(gone, func(a, b serverView) int {
+		return cmp.Or(cmp.Compare(btoi(a.id == v.self), btoi(b.id == v.self)),
+			cmp.Compare(btoi(a.live), btoi(b.live)), cmp.Compare(a.id, b.id))
+	})
+	if !v.spares(first) {
+		p.waits = fmt.Sprintf("without %s the voters that answer would be no majority", first.id)
+		return step{}, false
+	}
+	if first.id == v.self {
+		return step{stepLeave, first.id}, true
+	}
+	return step{stepRemove, first.id}, true
+}
+
+// spares says whether the voters that answer are still a majority when s has no vote.
+func (v serversView) spares(s serverView) bool {
+	all, live := v.votes()
+	return live-btoi(v.lives(s)) >= quorum(all-1)
+}
+
+// promote gives a vote to who should have one, a site without a vote first. That comes
+// before another loses its vote: losing one more must never cost the quorum meanwhile.
+// For that moment there is one voter too many, never two.
+func (p *planner) promote(v serversView) (step, bool) {
+	should := p.voters(v)
+	sites := make(map[string]int)
+	var lacking []serverView
 	for _, s := range v.servers {
 		if s.voter {
 			sites[v.wanted[s.id]]++
-			total++
+		} else if should[s.id] {
+			lacking = append(lacking, s)
 		}
 	}
-	return sites, total
+	if all, _ := v.votes(); len(lacking) == 0 || all > len(should) {
+		return step{}, false
+	}
+	pick := slices.MinFunc(lacking, func(a, b serverView) int {
+		return cmp.Or(cmp.Compare(sites[v.wanted[a.id]], sites[v.wanted[b.id]]), cmp.Compare(a.id, b.id))
+	})
+	return step{stepPromote, pick.id}, true
 }
 
-// demote takes the vote from one server of a site that has several, when there are
-// too many voters. A site's last voter is never demoted.
+// demote takes the vote from who should not have one, the silent first.
 func (p *planner) demote(v serversView) (step, bool) {
-	sites, total := votersBySite(v)
-	if total <= maxVoters {
+	should := p.voters(v)
+	if len(should) == 0 {
 		return step{}, false
 	}
-	var from []serverView
+	var extra []serverView
 	for _, s := range v.servers {
-		if s.voter && s.id != v.self && sites[v.wanted[s.id]] > 1 {
-			from = append(from, s)
+		if s.voter && v.isWanted(s) && !should[s.id] && v.spares(s) {
+			extra = append(extra, s)
 		}
 	}
-	if len(from) == 0 {
+	if len(extra) == 0 {
 		return step{}, false
 	}
-	// Who does not answer goes first, then the most crowded site.
-	pick := slices.MinFunc(from, func(a, b serverView) int {
-		return cmp.Or(cmp.Compare(btoi(a.live), btoi(b.live)),
-			cmp.Compare(sites[v.wanted[b.id]], sites[v.wanted[a.id]]), cmp.Compare(a.id, b.id))
+	pick := slices.MinFunc(extra, func(a, b serverView) int {
+		return cmp.Or(cmp.Compare(btoi(a.live), btoi(b.live)), cmp.Compare(a.id, b.id))
 	})
 	return step{stepDemote, pick.id}, true
-}
-
-// promote gives a vote to who has kept up long enough: while there are too few
-// voters, or to give a site its first one where another site has several. For that
-// moment there is one voter too many: losing one must not cost the quorum.
-func (p *planner) promote(v serversView) (step, bool) {
-	sites, total := votersBySite(v)
-	crowded := false
-	for _, n := range sites {
-		crowded = crowded || n > 1
-	}
-	var ready []string
-	for id, since := range p.since {
-		if v.now.Sub(since) < p.promoteAfter {
-			continue
-		}
-		if total < maxVoters || total == maxVoters && crowded && sites[v.wanted[id]] == 0 {
-			ready = append(ready, id)
-		}
-	}
-	if len(ready) == 0 {
-		return step{}, false
-	}
-	pick := slices.MinFunc(ready, func(a, b string) int {
-		return cmp.Or(cmp.Compare(sites[v.wanted[a]], sites[v.wanted[b]]), cmp.Compare(a, b))
-	})
-	return step{stepPromote, pick}, true
 }
 
 func btoi(b bool) int {

@@ -18,8 +18,10 @@ type Server struct {
 
 // SetServers says who should be a server of the ledger, this node included; whoever
 // leads makes it so: first a non-voter, then, after keeping up for PromoteAfter, a
-// voter, at most three, spread over the sites (L10). Servers no longer listed are
-// removed. An empty list says nothing.
+// voter where one is missing: 1, 3 or 5 by the number of servers there, spread over the
+// sites (L10). A voter that was silent for ReplaceAfter is replaced. Servers no longer
+// listed are removed, as soon as the voters that stay are a majority among themselves.
+// An empty list says nothing. A witness is a server like any other, at a third site.
 func (db *DB) SetServers(servers []Server) {
 	sites := make(map[string]string, len(servers))
 	for _, s := range servers {
@@ -67,7 +69,7 @@ func (db *DB) isServer(id peer.ID) bool {
 func (db *DB) keepServers() {
 	tick := time.NewTicker(min(250*time.Millisecond, db.c.PromoteAfter/4+time.Millisecond))
 	defer tick.Stop()
-	plan := planner{promoteAfter: db.c.PromoteAfter, since: make(map[string]time.Time)}
+	plan := newPlanner(db.c.PromoteAfter, db.c.ReplaceAfter)
 	for {
 		select {
 		case <-tick.C:
@@ -76,11 +78,15 @@ func (db *DB) keepServers() {
 			return
 		}
 		if db.raft.State() != raft.Leader || db.leader.confirmed.Load() != db.raft.CurrentTerm() {
-			clear(plan.since)
+			plan.forget()
+			db.waits.Store("")
 			continue
 		}
 		for db.ctx.Err() == nil {
 			step, ok := plan.next(db.view())
+			if was, _ := db.waits.Swap(plan.waits).(string); plan.waits != "" && plan.waits != was {
+				db.c.Logger.Warn("a server cannot be removed from the ledger yet", "because", plan.waits)
+			}
 			if !ok || !db.take(step) {
 				break
 			}

@@ -27,6 +27,7 @@ type Status struct {
 	Last      uint64         // last index in this node's log
 	Entries   uint64         // entries applied since Open
 	Servers   []ServerStatus // raft's configuration, sorted by id
+	Waits     string         // the leader alone knows: why a server cannot be removed yet; "" if none waits
 	Quorum    bool           // a majority confirmed this copy lately (Config.SiteLive)
 	Confirmed bool           // this copy was confirmed since Open
 	// Age is the time since a read index confirmed by the leader was applied here
@@ -47,6 +48,7 @@ func (db *DB) Status() Status {
 	if id, err := db.leaderID(); err == nil {
 		s.Leader = id
 	}
+	s.Waits, _ = db.waits.Load().(string)
 	leads := db.raft.State() == raft.Leader
 	for _, server := range db.leader.servers() {
 		id, err := peer.Decode(string(server.ID))

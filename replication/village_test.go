@@ -112,8 +112,8 @@ func testConfig(tb testing.TB, lane *testLane, dir, site string) Config {
 	}
 }
 
-// newVillage starts a cluster with one node per site given; all of them vote (up to
-// three) when it returns. edit may change each node's Config.
+// newVillage starts a cluster with one node per site given; all of them vote (as
+// many as should) when it returns. edit may change each node's Config.
 func newVillage(tb testing.TB, edit func(i int, c *Config), sites ...string) *village {
 	tb.Helper()
 	v := &village{TB: tb, dir: tb.TempDir()}
@@ -140,13 +140,32 @@ func newVillage(tb testing.TB, edit func(i int, c *Config), sites ...string) *vi
 		v.start(i)
 	}
 	v.until("all vote", func() bool {
-		return v.count(v.members[0].db.Status(), true) == min(maxVoters, len(sites)) &&
+		return v.count(v.members[0].db.Status(), true) == wantVoters(sites) &&
 			len(v.members[0].db.Status().Servers) == len(sites)
 	})
 	for _, m := range v.members {
 		v.ok(m.db.ReadIndex(v.ctx()))
 	}
 	return v
+}
+
+// wantVoters is how many of these servers should vote.
+func wantVoters(sites []string) int {
+	there := make(map[string]int)
+	for _, site := range sites {
+		there[site]++
+	}
+	spread := 0 // votes of five, no site with more than two
+	for _, n := range there {
+		spread += min(n, 2)
+	}
+	switch {
+	case len(sites) >= 5 && (len(there) < 3 || spread >= 5):
+		return 5
+	case len(sites) >= 3:
+		return 3
+	}
+	return len(sites)
 }
 
 func (v *village) servers() (all []Server) {
