@@ -42,6 +42,8 @@ type Config struct {
 	SnapshotEvery    uint64        // entries between two snapshots; 8,192
 	SnapshotInterval time.Duration // how often raft looks whether one is due; 2 min
 	TrailingLogs     uint64        // entries kept behind a snapshot for slow followers; 10,240
+
+	maxFormat uint64 // highest format read; tests make older programs with it
 }
 
 // Validate names the first field without which nothing works.
@@ -75,6 +77,7 @@ func (c Config) withDefaults() Config {
 	setDefault(&c.SnapshotEvery, 8192)
 	setDefault(&c.SnapshotInterval, 2*time.Minute)
 	setDefault(&c.TrailingLogs, 10240)
+	setDefault(&c.maxFormat, formatNow)
 	return c
 }
 

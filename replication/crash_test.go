@@ -75,9 +75,13 @@ type failingFS struct {
 	vfs.FS
 	left atomic.Int64
 	on   atomic.Bool
+	each func() // called before each, if not nil
 }
 
 func (f *failingFS) fails() error {
+	if f.each != nil {
+		f.each()
+	}
 	if f.left.Load() > 0 && f.left.Add(-1) == 0 {
 		f.on.Store(true)
 	}

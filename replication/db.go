@@ -27,6 +27,8 @@ type DB struct {
 	snapshots *snapshotStore
 	machine   *machine
 	fatal     *fatal
+	kin       *kinship
+	greeter   *greeter
 
 	layer     *streamLayer
 	transport *transport
@@ -105,16 +107,27 @@ func Open(ctx context.Context, c Config) (*DB, error) {
 // open opens files and raft. A failing disk parks whoever writes (L11); here nobody
 // has a DB to close yet, so open itself lets go of it.
 func (db *DB) open() error {
+	return db.onDisk(func() error {
+		err := db.openFiles()
+		if err != nil {
+			return err
+		}
+		if err = db.kin.leftBehind(); err == nil {
+			err = db.openRaft()
+		}
+		if err != nil {
+			err = errors.Join(err, db.closeFiles())
+		}
+		return err
+	})
+}
+
+// onDisk does what may meet a failing disk, before anybody has a DB to close.
+func (db *DB) onDisk(do func() error) error {
 	result := make(chan error, 1)
 	go func() {
 		defer close(result) // parked, then let go: without a result
-		err := db.openFiles()
-		if err == nil {
-			if err = db.openRaft(); err != nil {
-				err = errors.Join(err, db.closeFiles())
-			}
-		}
-		result <- err
+		result <- do()
 	}()
 	select {
 	case err := <-result:
@@ -182,7 +195,7 @@ func (db *DB) openFiles() (err error) {
 		return err
 	}
 	db.machine = &machine{
-		self: string(db.c.ID), incarnation: incarnation, fatal: db.fatal, states: db.states,
+		self: string(db.c.ID), incarnation: incarnation, known: db.c.maxFormat, fatal: db.fatal, states: db.states,
 		published: db.published, installed: db.installed, takeInstalled: db.snapshots.takeInstalled,
 	}
 	if err := db.machine.load(); err != nil {
@@ -191,6 +204,9 @@ func (db *DB) openFiles() (err error) {
 	// The log is synced first, so that no state can be ahead of it.
 	if last, _ := db.log.LastIndex(); last > 0 && db.machine.applied.Load() > last {
 		return fmt.Errorf("%w: state at %d is ahead of the log's end %d", errCorrupt, db.machine.applied.Load(), last)
+	}
+	if db.kin, err = openKinship(db.log, *db.machine.shown.Load(), db.isFresh); err != nil {
+		return err
 	}
 	db.applied.reached(db.machine.applied.Load())
 	db.proposer = newProposer(db.c.ID, incarnation)
@@ -201,7 +217,7 @@ func (db *DB) openFiles() (err error) {
 // dropState closes a state that nobody reads any more, and removes it if CURRENT
 // names another.
 func (db *DB) dropState(st *stateDB) {
-	if db.fatal.isDown() {
+	if db.fatal.isBroken() {
 		return // its locks may be held for ever
 	}
 	if err := st.pdb.Close(); err != nil {
@@ -216,7 +232,7 @@ func (db *DB) dropState(st *stateDB) {
 }
 
 func (db *DB) closeFiles() error {
-	if db.fatal.isDown() {
+	if db.fatal.isBroken() {
 		return nil
 	}
 	db.states.close()
@@ -250,7 +266,8 @@ func (db *DB) abandonFiles() {
 }
 
 func (db *DB) openRaft() error {
-	db.layer = newStreamLayer(db.c.ID, db.c.Lane, db.isServer)
+	db.greeter = newGreeter(db.ownHello, db.meet, db.c.Logger)
+	db.layer = newStreamLayer(db.c.ID, db.c.Lane, db.isServer, db.greeter)
 	logger := raftLogger{log: db.c.Logger}
 	heard := newContacts()
 	db.transport = &transport{heard: heard, NetworkTransport: raft.NewNetworkTransportWithConfig(&raft.NetworkTransportConfig{
@@ -278,8 +295,8 @@ func (db *DB) openRaft() error {
 		raft: r, self: db.self, heard: heard, log: db.log, machine: db.machine, down: db.fatal.down,
 		siteOf: db.siteOf, siteLive: db.c.SiteLive, nudge: make(chan struct{}, 1),
 	}
-	db.caller = newCaller(db.c.Lane)
-	db.responder = &responder{allowed: db.isServer, answer: db.leader.answer, ctx: db.ctx, open: make(map[peer.ID]int)}
+	db.caller = newCaller(db.c.Lane, db.greeter)
+	db.responder = &responder{allowed: db.isServer, greeter: db.greeter, answer: db.leader.answer, ctx: db.ctx, open: make(map[peer.ID]int)}
 	db.reads.ask = db.askLeader
 	return nil
 }
@@ -392,7 +409,8 @@ func (db *DB) Close() error {
 	db.responder.close()
 	db.layer.kill()
 	db.fatal.unparkAll()
-	if db.fatal.isDown() {
+	db.greeter.close()
+	if db.fatal.isBroken() {
 		db.abandonFiles()
 		return nil
 	}

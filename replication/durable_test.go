@@ -192,7 +192,7 @@ func TestL11_CloseWithReadIndexesWaiting(t *testing.T) {
 		return n >= 64 && n < cap(taken) && n == len(taken)
 	})
 	asked.Go(func() {
-		c := newCaller(f.lane)
+		c := newCaller(f.lane, f.db.greeter)
 		defer c.close()
 		c.ask(v.ctx(), m.id(), sealFrame(append(frame(askReadIndex, 1), askNow)), nil)
 	})

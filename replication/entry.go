@@ -21,18 +21,26 @@ const (
 
 type op byte
 
-// Operations of a write set. A bounded Add (L8) will be 4.
+// Operations of a write set.
 const (
-	opPut    op = 1
-	opDelete op = 2
-	opAdd    op = 3
+	opPut       op = 1
+	opDelete    op = 2
+	opAdd       op = 3
+	opAddWithin op = 4 // from formatBounded on
 )
 
 type write struct {
-	op    op
-	key   []byte
-	value []byte // opPut
-	delta int64  // opAdd
+	op        op
+	key       []byte
+	value     []byte // opPut
+	delta     int64  // opAdd, opAddWithin
+	low, high int64  // opAddWithin: bounds of the sum, both included
+}
+
+// allows says whether a counter stays within the bounds. It does not wrap around.
+func (w *write) allows(base int64) bool {
+	sum := base + w.delta
+	return (sum > base) == (w.delta > 0) && sum >= w.low && sum <= w.high
 }
 
 type readKey struct {
@@ -79,7 +87,7 @@ func encodeProposal(p *proposal) []byte {
 		size += len(p.ranges[i].from) + len(p.ranges[i].to) + 24
 	}
 	for i := range p.writes {
-		size += len(p.writes[i].key) + len(p.writes[i].value) + 16
+		size += len(p.writes[i].key) + len(p.writes[i].value) + 40
 	}
 	b := binary.AppendUvarint(make([]byte, 0, size), p.seq)
 	b = binary.AppendUvarint(b, uint64(len(p.keys)))
@@ -104,6 +112,8 @@ func encodeProposal(p *proposal) []byte {
 			b = appendBytes(b, w.value)
 		case opAdd:
 			b = binary.AppendVarint(b, w.delta)
+		case opAddWithin:
+			b = binary.AppendVarint(binary.AppendVarint(binary.AppendVarint(b, w.delta), w.low), w.high)
 		}
 	}
 	return b
@@ -126,16 +136,17 @@ func entryHeader(n int) []byte {
 	return binary.AppendUvarint([]byte{entryVersion}, uint64(n))
 }
 
-// decodeEntry decodes an entry. The result points into data. An unknown version or
-// operation is ErrNewerVersion: the replica must stop, not guess (L9).
-func decodeEntry(data []byte) ([]group, error) {
+// decodeEntry decodes an entry of groups, by a program that knows formats up to known.
+// The result points into data. An unknown version or operation is ErrNewerVersion: the
+// replica must stop, not guess (L9).
+func decodeEntry(data []byte, known uint64) ([]group, error) {
 	if len(data) == 0 || len(data) > maxEntry {
 		return nil, fmt.Errorf("%w: %d bytes", errMalformed, len(data))
 	}
 	if data[0] != entryVersion {
 		return nil, fmt.Errorf("ledger entry of version %d: %w", data[0], ErrNewerVersion)
 	}
-	d := decoder{rest: data[1:]}
+	d := decoder{rest: data[1:], known: known}
 	n := d.count(4)
 	groups := make([]group, 0, n)
 	for range n {
@@ -146,8 +157,9 @@ func decodeEntry(data []byte) ([]group, error) {
 
 // A decoder reads an entry; its first error sticks and empties it.
 type decoder struct {
-	rest []byte
-	err  error
+	rest  []byte
+	known uint64 // highest format, where operations are read
+	err   error
 }
 
 func (d *decoder) fail(err error) {
@@ -266,6 +278,11 @@ func (d *decoder) write() write {
 	case opDelete:
 	case opAdd:
 		w.delta = d.varint()
+	case opAddWithin:
+		w.delta, w.low, w.high = d.varint(), d.varint(), d.varint()
+		if d.known < formatBounded {
+			d.fail(fmt.Errorf("ledger operation %d: %w", w.op, ErrNewerVersion))
+		}
 	default:
 		if d.err == nil {
 			d.fail(fmt.Errorf("ledger operation %d: %w", w.op, ErrNewerVersion))

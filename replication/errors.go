@@ -19,6 +19,14 @@ var (
 	// ErrNotCounter says that Add met a value that is not 8 bytes long. Nothing of
 	// the Update was applied.
 	ErrNotCounter = errors.New("ledger value is no counter")
+	// ErrBound says that AddWithin would have left its bounds. Nothing of the Update
+	// was applied.
+	ErrBound = errors.New("ledger counter would leave its bounds")
+	// ErrOldFormat says that an Update used what not every server of the ledger can
+	// read yet (L9). It works once all run a newer program.
+	ErrOldFormat = errors.New("not every server of the ledger can read that yet")
+	// ErrWhole says that Recover found nothing to recover: this node is the only voter.
+	ErrWhole = errors.New("this node is the only voter of its ledger: there is nothing to recover")
 	// ErrReadOnly says that a View tried to write.
 	ErrReadOnly = errors.New("ledger view cannot write")
 	// ErrClosed says that the ledger was closed here.

@@ -5,6 +5,7 @@ import (
 	"log/slog"
 	"runtime"
 	"sync"
+	"sync/atomic"
 
 	"github.com/cockroachdb/pebble/v2"
 )
@@ -15,6 +16,7 @@ type fatal struct {
 	log     *slog.Logger
 	failed  chan error    // holds the one error, then is closed
 	down    chan struct{} // closed by the first failure
+	broken  atomic.Bool   // something could not be written: goroutines may be parked
 	release chan struct{} // closed by Close: parked goroutines end
 	once    sync.Once
 	unpark  sync.Once
@@ -24,10 +26,16 @@ func newFatal(log *slog.Logger) *fatal {
 	return &fatal{log: log, failed: make(chan error, 1), down: make(chan struct{}), release: make(chan struct{})}
 }
 
-// report tells of a failure and returns at once.
+// report tells of a failing disk and returns at once.
 func (f *fatal) report(err error) {
+	f.broken.Store(true)
+	f.end(err)
+}
+
+// end tells that this copy cannot go on, though its disk may be sound.
+func (f *fatal) end(err error) {
 	f.once.Do(func() {
-		f.log.Error("ledger cannot be written here, the node must stop", "err", err)
+		f.log.Error("this copy of the ledger cannot go on, the node must stop", "err", err)
 		f.failed <- err
 		close(f.failed)
 		close(f.down)
@@ -42,14 +50,7 @@ func (f *fatal) park(err error) {
 	runtime.Goexit()
 }
 
-func (f *fatal) isDown() bool {
-	select {
-	case <-f.down:
-		return true
-	default:
-		return false
-	}
-}
+func (f *fatal) isBroken() bool { return f.broken.Load() }
 
 // background hears of a flush or compaction that failed: a write of the ledger like
 // any other. Pebble holds its lock here and will try again at once, for ever; once

@@ -164,7 +164,7 @@ func TestL10_StrangersAreDropped(t *testing.T) {
 	m, stranger := v.members[0], newTestLane(t)
 	stranger.host.Peerstore().AddAddrs(m.id(), m.lane.host.Addrs(), time.Hour)
 	ask := func() error {
-		c := newCaller(stranger)
+		c := newCaller(stranger, strangers(t))
 		defer c.close()
 		_, _, err := c.ask(v.ctx(), m.id(), sealFrame(append(frame(askReadIndex, 1), askNow)), nil)
 		return err

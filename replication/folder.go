@@ -230,8 +230,13 @@ func bootstrapLog(log *logStore, self peer.ID) error {
 	if err := log.SetUint64([]byte("CurrentTerm"), 1); err != nil {
 		return err
 	}
-	conf := raft.Configuration{Servers: []raft.Server{{
-		Suffrage: raft.Voter, ID: raft.ServerID(self.String()), Address: raft.ServerAddress(self.String()),
+	return log.StoreLog(&raft.Log{Index: 1, Term: 1, Type: raft.LogConfiguration,
+		Data: raft.EncodeConfiguration(onlyVoter(self.String()))})
+}
+
+// onlyVoter is the configuration of a cluster of one.
+func onlyVoter(id string) raft.Configuration {
+	return raft.Configuration{Servers: []raft.Server{{
+		Suffrage: raft.Voter, ID: raft.ServerID(id), Address: raft.ServerAddress(id),
 	}}}
-	return log.StoreLog(&raft.Log{Index: 1, Term: 1, Type: raft.LogConfiguration, Data: raft.EncodeConfiguration(conf)})
 }

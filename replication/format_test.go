@@ -85,7 +85,7 @@ func TestFormats(t *testing.T) {
 	t.Parallel()
 	entry := encodeSample(sample())
 	golden(t, "entry-v1.hex", entry)
-	groups, err := decodeEntry(entry)
+	groups, err := decodeEntry(entry, formatNow)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -120,6 +120,70 @@ func TestFormats(t *testing.T) {
 	}
 	golden(t, "snapshot-record-v1.hex", meta)
 	golden(t, "counter-v1.hex", counterBytes(-2))
+
+	bounded := []group{{node: "node-a", incarnation: 3, released: 7, proposals: []proposal{
+		{seq: 8, writes: []write{{op: opAddWithin, key: []byte("n"), delta: -5, low: 0, high: 1 << 40}}}}}}
+	golden(t, "entry-bounded-v1.hex", encodeSample(bounded))
+	groups, err = decodeEntry(encodeSample(bounded), formatBounded)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if diff := cmp.Diff(bounded, groups, equalEntries); diff != "" {
+		t.Error(diff)
+	}
+	golden(t, "entry-raise.hex", must(encodeRaise(2, "valise 0.1.0")))
+	kin := lineage{2, "0123456789abcdef"}
+	golden(t, "entry-recovered.hex", append([]byte{entryRecovered}, must(Marshal(kin.record()))...))
+	golden(t, "recovered-record-v1.hex", must(Marshal(recoveredRecord{Number: 2, At: 302, Applied: 298, AppliedTerm: 4, Last: 300,
+		LastTerm: 5, LastTime: 1700000000, Servers: []recoveredServer{{"a", true}, {"b", false}}})))
+	hail := hello{Lowest: 1, Highest: 3, Active: 2, Program: "valise 0.1.0", Recovery: 2, Lineage: []byte(kin.id), Fresh: true}
+	data := must(encodeHello(hail))
+	golden(t, "hello-v1.hex", data)
+	theirs, err := decodeHello(data[4:])
+	if err != nil {
+		t.Fatal(err)
+	}
+	if diff := cmp.Diff(hail, theirs); diff != "" {
+		t.Error(diff)
+	}
+}
+
+// The state of a ledger that was recovered and raised travels with both.
+func TestFormats_RaisedSnapshot(t *testing.T) {
+	t.Parallel()
+	pdb := samplePebble(t)
+	m := &machine{known: formatNow, states: newStates(&stateDB{pdb: pdb}, func(*stateDB) {}), fatal: newFatal(testLogger(t)),
+		published: func(uint64, []changedKey, []settled) {}}
+	if err := m.load(); err != nil {
+		t.Fatal(err)
+	}
+	kin := lineage{2, "0123456789abcdef"}
+	m.ApplyBatch([]*raft.Log{
+		{Index: 301, Term: 5, Type: raft.LogCommand, Data: must(encodeRaise(formatBounded, "valise 0.1.0"))},
+		{Index: 302, Term: 5, Type: raft.LogCommand, Data: append([]byte{entryRecovered}, must(Marshal(kin.record()))...)},
+		{Index: 303, Term: 5, Type: raft.LogCommand, Data: must(encodeRaise(formatFirst, "it never goes back"))},
+	})
+	var stream bytes.Buffer
+	if err := writeStream(&stream, pdb); err != nil {
+		t.Fatal(err)
+	}
+	golden(t, "snapshot-raised-v1.hex", stream.Bytes())
+	to := must(openPebble("/t", &pebble.Options{FS: vfs.NewMem(), Logger: pebbleLogger{m.fatal}}))
+	defer to.Close()
+	if _, err := unpackStream(&stream, to); err != nil {
+		t.Fatal(err)
+	}
+	other := &machine{known: formatNow, states: newStates(&stateDB{pdb: to}, func(*stateDB) {})}
+	if err := other.load(); err != nil {
+		t.Fatal(err)
+	}
+	if other.active().Format != formatBounded || *other.shown.Load() != kin {
+		t.Errorf("format %v, lineage %v", other.active(), *other.shown.Load())
+	}
+	other.known = formatFirst
+	if err := other.load(); !errors.Is(err, ErrNewerVersion) {
+		t.Errorf("an older program took it: %v", err)
+	}
 }
 
 // samplePebble is a state with every kind of key.
@@ -127,8 +191,9 @@ func samplePebble(tb testing.TB) *pebble.DB {
 	tb.Helper()
 	pdb := must(openPebble("/s", &pebble.Options{FS: vfs.NewMem(), Logger: pebbleLogger{newFatal(testLogger(tb))}}))
 	tb.Cleanup(func() { pdb.Close() })
-	m := &machine{states: newStates(&stateDB{pdb: pdb}, func(*stateDB) {}), fatal: newFatal(testLogger(tb)),
+	m := &machine{known: formatNow, states: newStates(&stateDB{pdb: pdb}, func(*stateDB) {}), fatal: newFatal(testLogger(tb)),
 		nodes: make(map[string]*nodeOutcomes), published: func(uint64, []changedKey, []settled) {}}
+	m.format.Store(&raiseRecord{Format: formatFirst})
 	entry := encodeSample([]group{{node: "node-a", incarnation: 3, released: 7, proposals: []proposal{
 		{seq: 7, writes: []write{{op: opPut, key: []byte("k"), value: []byte("v")}, {op: opAdd, key: []byte("n"), delta: 2}}},
 		{seq: 8, keys: []readKey{{[]byte("k"), 99}}},
@@ -146,7 +211,8 @@ func TestDecodeEntry(t *testing.T) {
 	}{
 		"empty":              {nil, errMalformed},
 		"next version":       {append([]byte{2}, good[1:]...), ErrNewerVersion},
-		"unknown operation":  {encodeSample([]group{{proposals: []proposal{{writes: []write{{op: 4}}}}}}), ErrNewerVersion},
+		"raise of a format":  {must(encodeRaise(2, "")), ErrNewerVersion},
+		"unknown operation":  {encodeSample([]group{{proposals: []proposal{{writes: []write{{op: 5}}}}}}), ErrNewerVersion},
 		"cut":                {good[:len(good)-1], errMalformed},
 		"longer":             {append(bytes.Clone(good), 0), errMalformed},
 		"promises too much":  {[]byte{1, 0xff, 0xff, 0xff, 0xff, 0x0f}, errMalformed},
@@ -154,7 +220,7 @@ func TestDecodeEntry(t *testing.T) {
 		"strange upper end":  {bytes.Replace(good, []byte("\x02b/\x01"), []byte("\x02b/\x02"), 1), errMalformed},
 		"a number too large": {[]byte{1, 1, 0, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0x7f}, errMalformed},
 	} {
-		if _, err := decodeEntry(c.data); !errors.Is(err, c.want) {
+		if _, err := decodeEntry(c.data, formatNow); !errors.Is(err, c.want) {
 			t.Errorf("%s: got %v, want %v", name, err, c.want)
 		}
 	}
@@ -165,11 +231,11 @@ func FuzzDecodeEntry(f *testing.F) {
 	f.Add(entryHeader(0))
 	f.Add([]byte{1, 1, 0, 0, 0, 1, 0, 0, 0, 0})
 	f.Fuzz(func(t *testing.T, data []byte) {
-		groups, err := decodeEntry(data)
+		groups, err := decodeEntry(data, formatNow)
 		if err != nil {
 			return
 		}
-		again, err := decodeEntry(encodeSample(groups))
+		again, err := decodeEntry(encodeSample(groups), formatNow)
 		if err != nil {
 			t.Fatal(err)
 		}
@@ -206,7 +272,7 @@ func FuzzLedgerFrames(f *testing.F) {
 	f.Add(sealFrame(append(frame(askPropose, 0), encodeSample(sample())[2:]...)))
 	f.Add(encodeAnswer(statusOK, 1<<40))
 	// A leader that leads nothing: whatever comes, it answers and proposes nothing.
-	l := &leader{}
+	l := &leader{machine: &machine{known: formatNow}}
 	f.Fuzz(func(t *testing.T, data []byte) {
 		body, err := readFrame(bytes.NewReader(data), maxFrame)
 		if err != nil {
@@ -225,6 +291,24 @@ func FuzzLedgerFrames(f *testing.F) {
 			if status, _ := l.answer(context.Background(), from, body); status != statusRefused {
 				t.Fatalf("status %d", status)
 			}
+		}
+	})
+}
+
+func FuzzHello(f *testing.F) {
+	f.Add(must(encodeHello(hello{Lowest: 1, Highest: 3, Active: 2, Program: "p", Recovery: 1, Lineage: []byte("id")}))[4:])
+	f.Add([]byte{helloKind, 9, 0xa0})
+	f.Fuzz(func(t *testing.T, data []byte) {
+		h, err := decodeHello(data)
+		if err != nil {
+			return
+		}
+		again, err := decodeHello(must(encodeHello(h))[4:])
+		if err != nil {
+			t.Fatal(err)
+		}
+		if diff := cmp.Diff(h, again, cmpopts.EquateEmpty()); diff != "" {
+			t.Fatal(diff)
 		}
 	})
 }

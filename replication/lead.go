@@ -249,9 +249,12 @@ func (l *leader) answer(ctx context.Context, from peer.ID, question []byte) (sta
 	switch kind {
 	case askPropose:
 		// What is malformed, or newer than we, must never reach the log.
-		groups, err := decodeEntry(append(entryHeader(1), content...))
+		groups, err := decodeEntry(append(entryHeader(1), content...), l.machine.known)
 		if err != nil || len(groups) != 1 || groups[0].node != string(from) || len(groups[0].proposals) == 0 {
 			return statusRefused, 0
+		}
+		if groups[0].needs() > l.machine.active().Format {
+			return statusNotLeader, 0 // the raise it knows of is not applied here yet
 		}
 		index, result := l.propose(ctx, content)
 		switch result {

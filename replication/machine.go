@@ -32,6 +32,7 @@ type settled struct {
 type machine struct {
 	self        string
 	incarnation uint64
+	known       uint64 // highest format this program reads
 	fatal       *fatal
 	states      *states
 	// published is told what became visible, after it did.
@@ -45,6 +46,8 @@ type machine struct {
 	applied atomic.Uint64 // index that readers see
 	term    atomic.Uint64 // its term
 	entries atomic.Uint64 // entries applied since Open, those the disk had not counted
+	format  atomic.Pointer[raiseRecord]
+	shown   atomic.Pointer[lineage] // the recovery this state comes from
 
 	// owned by raft's state machine goroutine
 	nodes map[string]*nodeOutcomes
@@ -66,13 +69,30 @@ func (m *machine) load() error {
 	if err != nil {
 		return err
 	}
+	format, err := readFormat(st.pdb)
+	if err == nil {
+		err = format.check(m.known)
+	}
+	if err != nil {
+		return err
+	}
+	var shown lineageRecord
+	if err := readRecord(st.pdb, keyLineage, &shown); err != nil {
+		return err
+	}
 	if m.nodes, err = loadOutcomes(st.pdb); err != nil {
 		return err
 	}
+	m.format.Store(&format)
+	from := shown.lineage()
+	m.shown.Store(&from)
 	m.applied.Store(index)
 	m.term.Store(term)
 	return nil
 }
+
+// active is the format of what may be proposed, as far as this copy shows it.
+func (m *machine) active() raiseRecord { return *m.format.Load() }
 
 // Apply implements raft.FSM; raft calls ApplyBatch instead.
 func (m *machine) Apply(log *raft.Log) any { return m.ApplyBatch([]*raft.Log{log})[0] }
@@ -85,7 +105,7 @@ func (m *machine) ApplyBatch(logs []*raft.Log) []any {
 		return make([]any, len(logs)) // closing: raft is told, nobody reads it
 	}
 	defer m.states.release(st)
-	b := &batch{m: m, b: st.pdb.NewIndexedBatch(), seen: m.applied.Load(), term: m.term.Load()}
+	b := &batch{m: m, b: st.pdb.NewIndexedBatch(), seen: m.applied.Load(), term: m.term.Load(), format: m.active()}
 	defer b.b.Close()
 	for _, log := range logs {
 		if log.Index <= b.seen {
@@ -106,6 +126,7 @@ func (m *machine) ApplyBatch(logs []*raft.Log) []any {
 		m.fatal.park(fmt.Errorf("apply ledger entry %d: %w", b.seen, err))
 	}
 	m.term.Store(b.term)
+	m.format.Store(&b.format)
 	m.applied.Store(b.seen)
 	m.entries.Add(b.entries)
 	m.published(b.seen, b.changed, b.mine)
@@ -119,6 +140,7 @@ type batch struct {
 	seen    uint64
 	term    uint64
 	entries uint64
+	format  raiseRecord
 	changed []changedKey
 	mine    []settled
 }
@@ -135,19 +157,45 @@ func (b *batch) entry(log *raft.Log) error {
 		}
 	}
 	if log.Type == raft.LogCommand {
-		groups, err := decodeEntry(log.Data)
-		if err != nil {
+		if err := b.command(log); err != nil {
 			return err
-		}
-		for i := range groups {
-			if err := b.group(log.Index, &groups[i]); err != nil {
-				return err
-			}
 		}
 	}
 	b.seen, b.term = log.Index, log.Term
 	b.entries++
 	return nil
+}
+
+func (b *batch) command(log *raft.Log) error {
+	if len(log.Data) > 0 {
+		switch log.Data[0] {
+		case entryRaise:
+			return b.raise(log.Data[1:])
+		case entryRecovered:
+			return b.recovered(log.Data[1:])
+		}
+	}
+	groups, err := decodeEntry(log.Data, b.m.known)
+	if err != nil {
+		return err
+	}
+	for i := range groups {
+		if err := b.group(log.Index, &groups[i]); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// recovered applies entryRecovered. All that is of this history says so from here on.
+func (b *batch) recovered(content []byte) error {
+	var rec lineageRecord
+	if err := Unmarshal(content, &rec); err != nil {
+		return err
+	}
+	from := rec.lineage()
+	b.m.shown.Store(&from)
+	return b.b.Set(keyLineage, content, nil)
 }
 
 func (b *batch) group(index uint64, g *group) error {
@@ -245,7 +293,8 @@ func (b *batch) checkWrites(writes []write) (sums map[string]int64, v verdict, e
 	for i := range writes {
 		w := &writes[i]
 		once := len(w.key) > 0 && w.key[0] == writeOncePrefix
-		if w.op != opAdd && !once {
+		adds := w.adds()
+		if !adds && !once {
 			continue
 		}
 		found, counter, base := false, true, int64(0)
@@ -258,9 +307,11 @@ func (b *batch) checkWrites(writes []write) (sums map[string]int64, v verdict, e
 			return nil, 0, err
 		case once && found:
 			return nil, writeOnceHit, nil
-		case w.op == opAdd && !counter:
+		case adds && !counter:
 			return nil, notCounter, nil
-		case w.op == opAdd:
+		case w.op == opAddWithin && !w.allows(base):
+			return nil, outOfBounds, nil
+		case adds:
 			if sums == nil {
 				sums = make(map[string]int64)
 			}
@@ -278,7 +329,7 @@ func (b *batch) write(index uint64, w *write, sums map[string]int64) error {
 	switch w.op {
 	case opDelete:
 		return b.b.Delete(key, nil)
-	case opAdd:
+	case opAdd, opAddWithin:
 		sum := sums[string(w.key)] + w.delta
 		sums[string(w.key)] = sum
 		return b.setVersioned(key, index, counterBytes(sum))

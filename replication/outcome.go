@@ -16,6 +16,7 @@ const (
 	conflicted   verdict = 2 // index: the entry that got in between
 	writeOnceHit verdict = 3
 	notCounter   verdict = 4
+	outOfBounds  verdict = 5
 )
 
 // An outcome is recorded per attempt until its node releases it (L2).

@@ -76,7 +76,7 @@ func TestL2_ReleasedMark(t *testing.T) {
 	released := func() uint64 {
 		submit()
 		batch, data := p.take()
-		groups := must(decodeEntry(append(entryHeader(1), data...)))
+		groups := must(decodeEntry(append(entryHeader(1), data...), formatNow))
 		p.markProposed(batch)
 		p.sent(batch, sendDurable)
 		return groups[0].released

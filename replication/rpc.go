@@ -13,7 +13,7 @@ import (
 	"github.com/libp2p/go-libp2p/core/peer"
 )
 
-// Protocol "ledger/1": frames of a four-byte length and a body; questions and
+// Protocol "ledger/1", after the hellos: frames of a four-byte length and a body; questions and
 // answers alternate on a stream. A question is its kind and content, an answer a
 // status and an index.
 const (
@@ -87,14 +87,15 @@ func decodeAnswer(body []byte) (status byte, index uint64, err error) {
 
 // A caller asks other nodes' ledgers; it keeps idle streams.
 type caller struct {
-	lane Lane
+	lane    Lane
+	greeter *greeter
 
 	mu   sync.Mutex
 	idle map[peer.ID][]network.Stream // nil once closed
 }
 
-func newCaller(lane Lane) *caller {
-	return &caller{lane: lane, idle: make(map[peer.ID][]network.Stream)}
+func newCaller(lane Lane, g *greeter) *caller {
+	return &caller{lane: lane, greeter: g, idle: make(map[peer.ID][]network.Stream)}
 }
 
 // ask sends a sealed frame and returns the answer. An error that is errNotSent means
@@ -145,7 +146,15 @@ func (c *caller) stream(ctx context.Context, id peer.ID) (network.Stream, error)
 		return s, nil
 	}
 	c.mu.Unlock()
-	return c.lane.Dial(direct(ctx), id, protoLedger)
+	s, err := c.lane.Dial(direct(ctx), id, protoLedger)
+	if err != nil {
+		return nil, err
+	}
+	if err := c.greeter.dialled(ctx, s); err != nil {
+		s.Reset()
+		return nil, err
+	}
+	return s, nil
 }
 
 func (c *caller) keep(id peer.ID, s network.Stream) {
@@ -182,6 +191,7 @@ func (c *caller) close() {
 // A responder answers other nodes' ledgers.
 type responder struct {
 	allowed func(peer.ID) bool
+	greeter *greeter
 	answer  func(ctx context.Context, from peer.ID, question []byte) (status byte, index uint64)
 
 	ctx    context.Context // ends when the ledger closes
@@ -201,6 +211,9 @@ func (r *responder) serve(s network.Stream) {
 	defer r.leave(from)
 	defer s.Reset()
 	defer context.AfterFunc(r.ctx, func() { s.Reset() })()
+	if r.greeter.accepted(r.ctx, s) != nil {
+		return
+	}
 	for {
 		s.SetReadDeadline(time.Now().Add(streamIdle))
 		question, err := readFrame(s, maxFrame)

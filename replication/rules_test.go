@@ -258,7 +258,7 @@ func TestL2_LostAnswer(t *testing.T) {
 	lost := 0
 	answer := lead.db.responder.answer
 	lead.lane.Handle(protoLedger, func(s network.Stream) {
-		r := &responder{allowed: lead.db.isServer, ctx: lead.db.ctx, open: make(map[peer.ID]int)}
+		r := &responder{allowed: lead.db.isServer, greeter: lead.db.greeter, ctx: lead.db.ctx, open: make(map[peer.ID]int)}
 		r.answer = func(ctx context.Context, from peer.ID, q []byte) (byte, uint64) {
 			status, index := answer(ctx, from, q)
 			mu.Lock()

@@ -91,6 +91,7 @@ func (db *DB) keepServers() {
 				break
 			}
 		}
+		db.raiseFormat()
 	}
 }
 

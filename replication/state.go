@@ -19,6 +19,8 @@ const (
 var (
 	keyApplied  = []byte{spaceInternal, 'a'} // index and term of the last entry applied
 	keyConfig   = []byte{spaceInternal, 'c'} // raft's configuration as of that index
+	keyFormat   = []byte{spaceInternal, 'f'} // the active format (L9)
+	keyLineage  = []byte{spaceInternal, 'r'} // which recovery this state comes from (L10)
 	keySnapshot = []byte{spaceInternal, 's'} // the snapshot this durable state covers
 )
 

@@ -29,7 +29,7 @@ var errStream = errors.New("malformed ledger snapshot")
 // inStream says which keys travel; what describes this disk stays here.
 func inStream(key []byte) bool {
 	return len(key) > 1 && key[0] == spaceInternal && (key[1] == 'n' || key[1] == 'o') ||
-		len(key) > 0 && key[0] == spaceUser
+		bytes.Equal(key, keyFormat) || bytes.Equal(key, keyLineage) || len(key) > 0 && key[0] == spaceUser
 }
 
 // writeStream writes the state that r shows to w.

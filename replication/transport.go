@@ -25,7 +25,10 @@ type streamLayer struct {
 	self    peer.ID
 	lane    Lane
 	allowed func(peer.ID) bool
+	greeter *greeter
 
+	ctx      context.Context // ends when it is killed
+	end      context.CancelFunc
 	accepted chan net.Conn
 	closed   chan struct{}
 
@@ -36,17 +39,24 @@ type streamLayer struct {
 
 var _ raft.StreamLayer = (*streamLayer)(nil)
 
-func newStreamLayer(self peer.ID, lane Lane, allowed func(peer.ID) bool) *streamLayer {
-	return &streamLayer{
-		self: self, lane: lane, allowed: allowed,
+func newStreamLayer(self peer.ID, lane Lane, allowed func(peer.ID) bool, g *greeter) *streamLayer {
+	l := &streamLayer{
+		self: self, lane: lane, allowed: allowed, greeter: g,
 		accepted: make(chan net.Conn), closed: make(chan struct{}),
 		conns: make(map[*streamConn]struct{}),
 	}
+	l.ctx, l.end = context.WithCancel(context.Background())
+	return l
 }
 
 // serve feeds one incoming stream to raft. raft itself asks nobody who they are.
 func (l *streamLayer) serve(s network.Stream) {
 	if !l.allowed(s.Conn().RemotePeer()) {
+		l.greeter.dismissed(l.ctx, s)
+		s.Reset()
+		return
+	}
+	if l.greeter.accepted(l.ctx, s) != nil {
 		s.Reset()
 		return
 	}
@@ -93,19 +103,14 @@ func (l *streamLayer) Dial(address raft.ServerAddress, timeout time.Duration) (n
 	if err != nil {
 		return nil, err
 	}
-	ctx, cancel := context.WithTimeout(context.Background(), timeout)
+	ctx, cancel := context.WithTimeout(l.ctx, timeout)
 	defer cancel()
-	stop := make(chan struct{})
-	defer close(stop)
-	go func() {
-		select {
-		case <-l.closed:
-			cancel()
-		case <-stop:
-		}
-	}()
 	s, err := l.lane.Dial(direct(ctx), id, protoRaft)
 	if err != nil {
+		return nil, err
+	}
+	if err := l.greeter.dialled(ctx, s); err != nil {
+		s.Reset()
 		return nil, err
 	}
 	c := l.track(s, false)
@@ -141,6 +146,7 @@ func (l *streamLayer) kill() {
 		return
 	}
 	close(l.closed)
+	l.end()
 	for c := range conns {
 		c.Reset()
 	}

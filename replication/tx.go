@@ -18,6 +18,7 @@ const maxScanned = 1000
 type Tx struct {
 	snap   *pebble.Snapshot
 	update bool
+	format uint64 // active format when it began
 	err    error
 
 	index   uint64 // 0: not read yet
@@ -64,7 +65,7 @@ func (tx *Tx) Get(key []byte) (value []byte, ok bool) {
 		return nil, false
 	}
 	w, own := tx.writes[string(key)]
-	if own && w.op != opAdd {
+	if own && !w.adds() {
 		return bytes.Clone(w.value), w.op == opPut
 	}
 	_, value, ok = tx.read(key)
@@ -133,10 +134,45 @@ func (tx *Tx) Add(key []byte, delta int64) {
 		tx.write(key, write{op: opPut, value: tx.sum(w.value, true, delta)})
 	case opDelete:
 		tx.write(key, write{op: opPut, value: counterBytes(delta)})
+	case opAddWithin:
+		w.delta += delta
+		tx.write(key, w)
 	default:
 		tx.write(key, write{op: opAdd, delta: w.delta + delta})
 	}
 }
+
+// AddWithin is an Add that fails the whole Update with ErrBound when the sum would be
+// below low or above high; several to one key are checked as one, against all their
+// bounds. The state machine decides, so it too conflicts with nothing. It fails with
+// ErrOldFormat while a server of the ledger cannot read it.
+func (tx *Tx) AddWithin(key []byte, delta, low, high int64) {
+	if tx.format < formatBounded {
+		tx.fail(ErrOldFormat)
+		return
+	}
+	w := tx.writes[string(key)]
+	bounded := write{op: opAddWithin, delta: w.delta + delta, low: low, high: high}
+	base, counter := int64(0), true
+	switch w.op {
+	case opAddWithin:
+		bounded.low, bounded.high = max(low, w.low), min(high, w.high)
+	case opPut:
+		bounded.delta = delta
+		if base, counter = counterValue(w.value); !counter {
+			tx.fail(ErrNotCounter)
+		}
+		fallthrough
+	case opDelete:
+		if !bounded.allows(base) {
+			tx.fail(ErrBound)
+		}
+		bounded = write{op: opPut, value: counterBytes(base + delta)}
+	}
+	tx.write(key, bounded)
+}
+
+func (w *write) adds() bool { return w.op == opAdd || w.op == opAddWithin }
 
 func (tx *Tx) write(key []byte, w write) {
 	if !tx.update {
@@ -227,7 +263,7 @@ func (s *scan) run(yield func([]byte, []byte) bool) {
 				value, exists = bytes.Clone(w.value), true
 			case opDelete:
 				exists = false
-			case opAdd:
+			case opAdd, opAddWithin:
 				value, exists = s.tx.sum(value, exists, w.delta), true
 			}
 		}

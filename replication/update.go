@@ -25,7 +25,7 @@ func (db *DB) run(update bool, fn func(tx *Tx) error) (*Tx, error) {
 		return nil, err
 	}
 	defer db.states.release(st)
-	tx := &Tx{snap: st.pdb.NewSnapshot(), update: update}
+	tx := &Tx{snap: st.pdb.NewSnapshot(), update: update, format: db.machine.active().Format}
 	defer func() {
 		tx.fail(errTxEnded)
 		tx.snap.Close()
@@ -51,7 +51,7 @@ func (e *txError) Unwrap() error { return e.err }
 // durable at two sites as far as two are live (L3). An error of fn's own is
 // returned as it is, once it is confirmed that fn saw nothing stale. Otherwise:
 // ErrNoQuorum (certainly not proposed), ErrUnknown (may have happened), ErrTooLarge,
-// ErrTooManyScanned, ErrWriteOnce, ErrNotCounter.
+// ErrTooManyScanned, ErrWriteOnce, ErrNotCounter, ErrBound, ErrOldFormat.
 func (db *DB) Update(ctx context.Context, fn func(tx *Tx) error) error {
 	if err := db.begin(); err != nil {
 		return err
@@ -132,6 +132,8 @@ func (db *DB) propose(ctx context.Context, tx *Tx) (again bool, err error) {
 		return false, ErrWriteOnce
 	case notCounter:
 		return false, ErrNotCounter
+	case outOfBounds:
+		return false, ErrBound
 	}
 	// It has happened; what is left is that two sites have it.
 	select {

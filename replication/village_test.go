@@ -1,6 +1,7 @@
 package replication
 
 import (
+	"cmp"
 	"context"
 	"fmt"
 	"log/slog"
@@ -143,10 +144,21 @@ func newVillage(tb testing.TB, edit func(i int, c *Config), sites ...string) *vi
 		return v.count(v.members[0].db.Status(), true) == wantVoters(sites) &&
 			len(v.members[0].db.Status().Servers) == len(sites)
 	})
+	format := uint64(formatNow)
 	for _, m := range v.members {
+		format = min(format, cmp.Or(m.conf.maxFormat, formatNow))
+	}
+	for _, m := range v.members {
+		v.until("the format to be raised", func() bool { return m.db.machine.active().Format == format })
 		v.ok(m.db.ReadIndex(v.ctx()))
 	}
 	return v
+}
+
+// strangers greets as a node that has nothing yet.
+func strangers(tb testing.TB) *greeter {
+	return newGreeter(func() hello { return hello{Lowest: formatFirst, Highest: formatNow, Active: formatFirst, Fresh: true} },
+		func(peer.ID, hello) error { return nil }, testLogger(tb))
 }
 
 // wantVoters is how many of these servers should vote.
@@ -257,6 +269,20 @@ func (v *village) leader() int {
 		return found >= 0
 	})
 	return found
+}
+
+// lead makes node i lead.
+func (v *village) lead(i int) {
+	v.Helper()
+	v.until("it to lead", func() bool {
+		l := v.leader()
+		if l != i {
+			id := raft.ServerID(v.members[i].id().String())
+			db := v.members[l].db
+			db.leader.await(v.ctx(), db.raft.LeadershipTransferToServer(id, raft.ServerAddress(id)))
+		}
+		return l == i
+	})
 }
 
 // follower returns a node that does not lead.
