@@ -22,9 +22,11 @@ type contacts struct {
 
 	mu    sync.Mutex
 	peers map[string]*contact
-	term  uint64         // which this node leads, or led last
-	since time.Time      // when that began
-	due   map[string]due // what is waited for in that term, by server
+	// unreached has when the first of the dials failed that did so in a row.
+	unreached map[string]time.Time
+	term      uint64         // which this node leads, or led last
+	since     time.Time      // when that began
+	due       map[string]due // what is waited for in that term, by server
 	// waits are looked at after each answer; those that are content are closed.
 	waits []*contactWait
 }
@@ -41,7 +43,7 @@ type contactWait struct {
 }
 
 func newContacts() *contacts {
-	return &contacts{now: time.Now, peers: make(map[string]*contact)}
+	return &contacts{now: time.Now, peers: make(map[string]*contact), unreached: make(map[string]time.Time)}
 }
 
 func (c *contacts) appended(id string, sent time.Time, req *raft.AppendEntriesRequest, resp *raft.AppendEntriesResponse) {
@@ -63,6 +65,20 @@ func (c *contacts) alive(id string) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	c.peer(id).answered = c.now()
+	delete(c.unreached, id)
+}
+
+// unreachableAfter is how long dials must have failed, without one that worked, for a
+// new leader to believe that nobody is there.
+const unreachableAfter = 300 * time.Millisecond
+
+// failed notes that a server could not be dialled.
+func (c *contacts) failed(id string) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	if _, ok := c.unreached[id]; !ok {
+		c.unreached[id] = c.now()
+	}
 }
 
 func (c *contacts) peer(id string) *contact {
@@ -89,6 +105,7 @@ func (c *contacts) note(id string, term uint64, sent time.Time, synced uint64) {
 		p.confirmed = sent
 	}
 	p.answered = c.now()
+	delete(c.unreached, id)
 	p.synced = max(p.synced, synced)
 	c.waits = slices.DeleteFunc(c.waits, func(w *contactWait) bool {
 		if !w.content() {
@@ -130,10 +147,14 @@ func (c *contacts) leads(term uint64) {
 
 // live says, with mu held, whether a server without index is worth waiting for (L3):
 // it answered within the time given, or nobody could expect that yet of a leader so
-// new; and it does not owe an index for longer. One whose disk hangs, or that is still
+// new, unless it cannot even be dialled since; and it does not owe an index for longer. One whose disk hangs, or that is still
 // being sent the ledger, answers heartbeats all the same.
 func (c *contacts) live(id string, term, index uint64, within time.Duration) bool {
 	now, known := c.now(), c.lookup(id, term)
+	since, unreached := c.unreached[id]
+	if unreached && now.Sub(since) >= unreachableAfter && known.answered.Before(c.since) {
+		return false
+	}
 	if now.Sub(known.answered) >= within && now.Sub(c.since) >= within {
 		return false
 	}

@@ -10,6 +10,7 @@ import (
 	"testing"
 	"time"
 
+	"github.com/cockroachdb/pebble/v2"
 	"github.com/cockroachdb/pebble/v2/vfs"
 	"github.com/google/go-cmp/cmp"
 	"github.com/hashicorp/raft"
@@ -139,6 +140,45 @@ func (f *failingFile) SyncTo(n int64) (bool, error) {
 		return false, err
 	}
 	return f.File.SyncTo(n)
+}
+
+// A state whose log is gone is not opened as if nothing were missing, though an empty log
+// is what a snapshot leaves.
+func TestL6_LostLog(t *testing.T) {
+	t.Parallel()
+	for name, c := range map[string]struct {
+		shows, snapshot, ahead uint64
+		ok                     bool
+	}{
+		"nothing yet":                        {0, 0, 0, true},
+		"no snapshot":                        {9, 0, 0, false},
+		"the snapshot has it":                {9, 9, 0, true},
+		"more than the snapshot":             {9, 8, 0, false},
+		"it was newer than the one received": {9, 5, 9, true},
+	} {
+		mem := crashableDisk(t)
+		conf := testConfig(t, newTestLane(t), "/data/ledger", "berlin")
+		conf.FS = mem
+		if err := Create(conf, false); err != nil {
+			t.Fatal(err)
+		}
+		f := &folder{fs: mem, dir: conf.Dir, fatal: newFatal(testLogger(t))}
+		st := must(f.openState(must(f.current())))
+		var err error
+		if c.snapshot > 0 {
+			err = coverAhead(st, &raft.SnapshotMeta{Index: c.snapshot, Term: 1, Configuration: onlyVoter(conf.ID.String())}, c.ahead)
+		}
+		if err := errors.Join(err, st.pdb.Set(keyApplied, encodeApplied(c.shows, 1), pebble.Sync), st.pdb.Close()); err != nil {
+			t.Fatal(err)
+		}
+		db, err := Open(t.Context(), conf)
+		if (err == nil) != c.ok || err != nil && !errors.Is(err, errCorrupt) {
+			t.Errorf("%s: got %v", name, err)
+		}
+		if err == nil {
+			db.Close()
+		}
+	}
 }
 
 // A node that was killed and starts alone knows what it knew a moment before.

@@ -201,9 +201,8 @@ func (db *DB) openFiles() (err error) {
 	if err := db.machine.load(); err != nil {
 		return err
 	}
-	// The log is synced first, so that no state can be ahead of it.
-	if last, _ := db.log.LastIndex(); last > 0 && db.machine.applied.Load() > last {
-		return fmt.Errorf("%w: state at %d is ahead of the log's end %d", errCorrupt, db.machine.applied.Load(), last)
+	if err := db.checkLogCovers(st); err != nil {
+		return err
 	}
 	if db.kin, err = openKinship(db.log, *db.machine.shown.Load(), db.isFresh); err != nil {
 		return err
@@ -211,6 +210,22 @@ func (db *DB) openFiles() (err error) {
 	db.applied.reached(db.machine.applied.Load())
 	db.proposer = newProposer(db.c.ID, incarnation)
 	db.proposer.send = db.sendGroup
+	return nil
+}
+
+// checkLogCovers refuses a state that is ahead of its log: that is synced first, so some
+// of it was lost. Where a snapshot emptied the log, it is what the state must not exceed.
+func (db *DB) checkLogCovers(st *stateDB) error {
+	end, _ := db.log.LastIndex()
+	if end == 0 {
+		var err error
+		if end, err = snapshotCovers(st.pdb); err != nil {
+			return err
+		}
+	}
+	if applied := db.machine.applied.Load(); applied > end {
+		return fmt.Errorf("%w: state at %d is ahead of the log's end %d", errCorrupt, applied, end)
+	}
 	return nil
 }
 
@@ -270,6 +285,7 @@ func (db *DB) openRaft() error {
 	db.layer = newStreamLayer(db.c.ID, db.c.Lane, db.isServer, db.greeter)
 	logger := raftLogger{log: db.c.Logger}
 	heard := newContacts()
+	db.layer.failed = heard.failed
 	db.transport = &transport{heard: heard, NetworkTransport: raft.NewNetworkTransportWithConfig(&raft.NetworkTransportConfig{
 		Stream: db.layer, MaxPool: 4, Timeout: 10 * time.Second, Logger: logger,
 	})}
@@ -282,18 +298,14 @@ func (db *DB) openRaft() error {
 	rc.NoSnapshotRestoreOnStart = true // the state on disk covers the snapshot (L6)
 	rc.ShutdownOnRemove = false
 	rc.NoLegacyTelemetry = true
-	cached, err := raft.NewLogCache(512, db.log)
-	if err != nil {
-		return errors.Join(err, db.transport.Close())
-	}
-	r, err := raft.NewRaft(rc, db.machine, cached, db.log, db.snapshots, db.transport)
+	r, err := raft.NewRaft(rc, db.machine, &logCache{logStore: db.log}, db.log, db.snapshots, db.transport)
 	if err != nil {
 		return errors.Join(err, db.transport.Close())
 	}
 	db.raft = r
 	db.leader = &leader{
 		raft: r, self: db.self, heard: heard, log: db.log, machine: db.machine, down: db.fatal.down,
-		siteOf: db.siteOf, siteLive: db.c.SiteLive, nudge: make(chan struct{}, 1),
+		siteOf: db.siteOf, siteLive: db.c.SiteLive, handOverTime: 2 * db.c.Heartbeat, nudge: make(chan struct{}, 1),
 	}
 	db.caller = newCaller(db.c.Lane, db.greeter)
 	db.responder = &responder{allowed: db.isServer, greeter: db.greeter, answer: db.leader.answer, ctx: db.ctx, open: make(map[peer.ID]int)}

@@ -3,6 +3,7 @@ package replication
 import (
 	"context"
 	"errors"
+	"fmt"
 	"slices"
 	"sync"
 	"sync/atomic"
@@ -24,6 +25,8 @@ type leader struct {
 	down     <-chan struct{} // closed when this copy failed
 	siteOf   func(id string) string
 	siteLive time.Duration
+	// handOverTime is after what raft has surely given up a transfer.
+	handOverTime time.Duration
 
 	confirmed atomic.Uint64  // term in which an entry of this leader was applied
 	newest    atomic.Uint64  // highest index given to a group
@@ -50,18 +53,23 @@ func (l *leader) await(ctx context.Context, f raft.Future) error {
 }
 
 // handOver gives leadership to another voter. raft may forget such a request when it
-// shuts down, so Close does not wait for its answer.
+// shuts down, so nobody asks it for an answer: that it leads no more is the answer.
 func (l *leader) handOver(ctx context.Context) error {
-	result := make(chan error, 1)
-	go func() { result <- l.raft.LeadershipTransfer().Error() }()
-	select {
-	case err := <-result:
-		return err
-	case <-l.down:
-		return errNotLeading
-	case <-ctx.Done():
-		return ctx.Err()
+	l.raft.LeadershipTransfer()
+	ctx, cancel := context.WithTimeout(ctx, l.handOverTime)
+	defer cancel()
+	tick := time.NewTicker(5 * time.Millisecond)
+	defer tick.Stop()
+	for l.raft.State() == raft.Leader {
+		select {
+		case <-tick.C:
+		case <-l.down:
+			return errNotLeading
+		case <-ctx.Done():
+			return fmt.Errorf("no other voter took over: %w", ctx.Err())
+		}
 	}
+	return nil
 }
 
 // propose appends a group as one entry and returns once it is applied here and
@@ -138,7 +146,7 @@ func (l *leader) durable(ctx context.Context, index uint64) error {
 	}
 	done, forget := l.heard.wait(content)
 	defer forget()
-	tick := time.NewTicker(l.siteLive / 8)
+	tick := time.NewTicker(min(l.siteLive/8, unreachableAfter/4))
 	defer tick.Stop()
 	for {
 		select {

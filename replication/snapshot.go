@@ -30,10 +30,24 @@ type snapshotRecord struct {
 	Term          uint64 `cbor:"2,keyasint"`
 	Configuration []byte `cbor:"3,keyasint"`
 	ConfigIndex   uint64 `cbor:"4,keyasint"`
+	Ahead         uint64 `cbor:"5,keyasint,omitempty"` // index of the state, where it was newer than a received one
 }
 
 func encodeSnapshotMeta(m *raft.SnapshotMeta) ([]byte, error) {
-	return Marshal(snapshotRecord{m.Index, m.Term, raft.EncodeConfiguration(m.Configuration), m.ConfigurationIndex})
+	return Marshal(recordOf(m))
+}
+
+func recordOf(m *raft.SnapshotMeta) snapshotRecord {
+	return snapshotRecord{Index: m.Index, Term: m.Term, Configuration: raft.EncodeConfiguration(m.Configuration),
+		ConfigIndex: m.ConfigurationIndex}
+}
+
+// snapshotCovers returns up to where a state may be that has no log; 0 if no snapshot
+// was ever made.
+func snapshotCovers(r pebble.Reader) (uint64, error) {
+	var rec snapshotRecord
+	err := readRecord(r, keySnapshot, &rec)
+	return max(rec.Index, rec.Ahead), err
 }
 
 // readSnapshotMeta returns the description of the snapshot r covers, nil if none.
@@ -222,14 +236,22 @@ func (s *snapshotSink) Close() error {
 
 // cover writes the description into a state after syncing everything before it.
 func cover(st *stateDB, m *raft.SnapshotMeta) error {
+	return coverAhead(st, m, 0)
+}
+
+// coverAhead is cover where a received snapshot is older than the state at ahead: it
+// empties the log nevertheless.
+func coverAhead(st *stateDB, m *raft.SnapshotMeta, ahead uint64) error {
 	if err := st.pdb.Flush(); err != nil {
 		return fmt.Errorf("sync ledger state: %w", err)
 	}
-	rec, err := encodeSnapshotMeta(m)
+	rec := recordOf(m)
+	rec.Ahead = ahead
+	data, err := Marshal(rec)
 	if err != nil {
 		return err
 	}
-	return st.pdb.Set(keySnapshot, rec, pebble.Sync)
+	return st.pdb.Set(keySnapshot, data, pebble.Sync)
 }
 
 // coverInstalled is cover for a state that came as a stream, which lacks what
@@ -281,7 +303,7 @@ func (s *snapshotStore) finishReceived(sink *snapshotSink) error {
 			return err
 		}
 		next = nil
-		err = cover(cur, &sink.meta)
+		err = coverAhead(cur, &sink.meta, have)
 	} else if err = coverInstalled(next, &sink.meta); err == nil {
 		err = s.folder.setCurrent(next.name)
 	}

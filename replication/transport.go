@@ -26,6 +26,7 @@ type streamLayer struct {
 	lane    Lane
 	allowed func(peer.ID) bool
 	greeter *greeter
+	failed  func(id string) // told whom this node could not dial
 
 	ctx      context.Context // ends when it is killed
 	end      context.CancelFunc
@@ -107,9 +108,11 @@ func (l *streamLayer) Dial(address raft.ServerAddress, timeout time.Duration) (n
 	defer cancel()
 	s, err := l.lane.Dial(direct(ctx), id, protoRaft)
 	if err != nil {
+		l.failed(string(address))
 		return nil, err
 	}
 	if err := l.greeter.dialled(ctx, s); err != nil {
+		l.failed(string(address))
 		s.Reset()
 		return nil, err
 	}

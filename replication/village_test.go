@@ -33,8 +33,9 @@ const patience = 90 * time.Second
 type testLane struct {
 	host host.Host
 
-	mu  sync.Mutex
-	cut map[peer.ID]bool
+	mu   sync.Mutex
+	cut  map[peer.ID]bool
+	hush map[peer.ID]bool // dials to it get no answer, not even a refusal
 }
 
 func (l *testLane) Handle(name string, fn func(network.Stream)) {
@@ -42,6 +43,13 @@ func (l *testLane) Handle(name string, fn func(network.Stream)) {
 }
 
 func (l *testLane) Dial(ctx context.Context, id peer.ID, name string) (network.Stream, error) {
+	l.mu.Lock()
+	hush := l.hush[id]
+	l.mu.Unlock()
+	if hush {
+		<-ctx.Done()
+		return nil, ctx.Err()
+	}
 	return l.host.NewStream(ctx, id, protocol.ID("/test/"+name))
 }
 
@@ -70,7 +78,7 @@ func (l *testLane) InterceptSecured(_ network.Direction, id peer.ID, _ network.C
 
 func newTestLane(tb testing.TB) *testLane {
 	tb.Helper()
-	l := &testLane{cut: make(map[peer.ID]bool)}
+	l := &testLane{cut: make(map[peer.ID]bool), hush: make(map[peer.ID]bool)}
 	h, err := libp2p.New(libp2p.ListenAddrStrings("/ip4/127.0.0.1/tcp/0"), libp2p.Transport(tcp.NewTCPTransport),
 		libp2p.Security(libp2ptls.ID, libp2ptls.New), libp2p.ConnectionGater(l), libp2p.DisableRelay(),
 		libp2p.ResourceManager(&network.NullResourceManager{}), libp2p.DisableMetrics())
@@ -218,6 +226,22 @@ func (v *village) cutOff(i int, cut bool) {
 		if j != i {
 			v.members[i].lane.setCut(m.id(), cut)
 			m.lane.setCut(v.members[i].id(), cut)
+		}
+	}
+}
+
+// hush makes node i unheard and deaf, for good: calls to it and its own hang.
+func (v *village) hush(i int) {
+	quiet := func(m, o *member) {
+		m.lane.mu.Lock()
+		m.lane.hush[o.id()] = true
+		m.lane.mu.Unlock()
+		m.lane.host.Network().ClosePeer(o.id())
+	}
+	for j, m := range v.members {
+		if j != i {
+			quiet(m, v.members[i])
+			quiet(v.members[i], m)
 		}
 	}
 }
