@@ -26,6 +26,7 @@ type Tx struct {
 	ranges  []readRange
 	writes  map[string]write // one per key; key unset
 	scanned int
+	size    int // roughly what the proposal will take, encoded
 }
 
 // PrefixEnd is the first key after all keys that begin with prefix, nil if there is none.
@@ -102,6 +103,7 @@ func (tx *Tx) read(key []byte) (index uint64, value []byte, ok bool) {
 			tx.reads = make(map[string]uint64)
 		}
 		tx.reads[string(key)] = index
+		tx.size += len(key) + 12
 	}
 	return index, value, ok
 }
@@ -185,6 +187,7 @@ func (tx *Tx) write(key []byte, w write) {
 		tx.writes = make(map[string]write)
 	}
 	tx.writes[string(key)] = w
+	tx.size += len(key) + len(w.value) + 40
 }
 
 // Scan yields the keys in [from, to) in ascending order, as they were when Scan
