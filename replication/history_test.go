@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"math/rand/v2"
+	"strings"
 	"sync"
 	"sync/atomic"
 	"testing"
@@ -46,39 +47,53 @@ var registerModel = porcupine.Model{
 	},
 }
 
-// Concurrent Updates, Updates that only read, and Views after a read index, from all
-// nodes, while the leader is cut off, healed, and another killed and restarted: the
-// history is linearizable, and what was acknowledged is there on all nodes.
-func TestL1_Linearizable(t *testing.T) {
-	t.Parallel()
-	v := newVillage(t, func(_ int, c *Config) { c.WriteTimeout = 5 * time.Second }, "berlin", "paris", "rome")
+// An operation of a history: what was done and seen, and whether it counts. A stale one
+// read a copy of that age, as its node said, without asking anybody.
+type operation struct {
+	in    registerInput
+	out   any
+	keep  bool
+	stale bool
+	age   time.Duration
+}
+
+// underPartitions runs clients on all nodes while the leader is cut off, healed, and
+// another killed and restarted, and checks the history and that all nodes end equal. It
+// returns what was done and, apart, what stale reads saw, called that much earlier.
+func underPartitions(t *testing.T, v *village, do func(client int, db *DB, random *rand.Rand) operation) (history, stale []porcupine.Operation) {
 	var (
-		mu      sync.Mutex
-		history []porcupine.Operation
-		wg      sync.WaitGroup
-		dbs     [3]atomic.Pointer[DB]
-		seq     atomic.Int64
+		mu  sync.Mutex
+		wg  sync.WaitGroup
+		dbs [3]atomic.Pointer[DB]
 	)
 	for i, m := range v.members {
 		dbs[i].Store(m.db)
 	}
 	start := time.Now()
 	ctx, stop := context.WithCancel(t.Context())
-	keys := []string{"x", "y", "z"}
 	for client := range 9 {
 		wg.Go(func() {
 			random := rand.New(rand.NewPCG(uint64(client), 1))
 			for ctx.Err() == nil {
-				op := porcupine.Operation{ClientId: client, Call: time.Since(start).Nanoseconds()}
-				input, output, keep := registerClient(t, dbs[client%3].Load(), keys[random.IntN(len(keys))], random.IntN(3), &seq)
-				op.Input, op.Output, op.Return = input, output, time.Since(start).Nanoseconds()
-				if output == nil {
-					op.Return = time.Hour.Nanoseconds()
+				call := time.Since(start)
+				op := do(client, dbs[client%3].Load(), random)
+				if !op.keep {
+					continue
 				}
-				if keep {
-					mu.Lock()
-					history = append(history, op)
-					mu.Unlock()
+				done := porcupine.Operation{ClientId: client, Input: op.in, Output: op.out,
+					Call: (call - op.age).Nanoseconds(), Return: time.Since(start).Nanoseconds()}
+				if op.out == nil {
+					done.Return = time.Hour.Nanoseconds()
+				}
+				mu.Lock()
+				if op.stale {
+					stale = append(stale, done)
+				} else {
+					history = append(history, done)
+				}
+				mu.Unlock()
+				if op.stale {
+					pause(ctx, 5*time.Millisecond)
 				}
 			}
 		})
@@ -115,7 +130,57 @@ func TestL1_Linearizable(t *testing.T) {
 			t.Errorf("node %d differs: %s, %s", i, got, want)
 		}
 	}
-	t.Logf("%d operations", len(history))
+	t.Logf("%d operations, %d stale reads", len(history), len(stale))
+	return history, stale
+}
+
+// Concurrent Updates, Updates that only read, and Views after a read index, from all
+// nodes: the history is linearizable, and what was acknowledged is there on all nodes.
+func TestL1_Linearizable(t *testing.T) {
+	t.Parallel()
+	v := newVillage(t, func(_ int, c *Config) { c.WriteTimeout = 5 * time.Second }, "berlin", "paris", "rome")
+	var seq atomic.Int64
+	keys := []string{"x", "y", "z"}
+	underPartitions(t, v, func(_ int, db *DB, random *rand.Rand) (op operation) {
+		op.in, op.out, op.keep = registerClient(t, db, keys[random.IntN(len(keys))], random.IntN(3), &seq)
+		return op
+	})
+}
+
+// Revoke, then read: a plain View asks nobody, and what it shows may be old, but never
+// older than the age its node says, cut off or not: all that was acknowledged that long
+// before the call is there (L4, promise 2).
+func TestL4_RevokeThenRead(t *testing.T) {
+	t.Parallel()
+	v := newVillage(t, func(_ int, c *Config) { c.WriteTimeout = 5 * time.Second }, "berlin", "paris", "rome")
+	var seq atomic.Int64
+	history, stale := underPartitions(t, v, func(client int, db *DB, _ *rand.Rand) (op operation) {
+		if client >= 3 {
+			op.in, op.out, op.keep = registerClient(t, db, "grant", 2, &seq) // granted, revoked, granted ...
+			return op
+		}
+		s := db.Status()
+		value, _ := get(db, "grant")
+		return operation{out: value, keep: s.Confirmed, stale: true, age: s.Age}
+	})
+	if len(stale) < 100 {
+		t.Errorf("%d stale reads", len(stale))
+	}
+	for _, read := range stale {
+		seen := make(map[string]bool)
+		for _, change := range strings.SplitAfter(read.Output.(string), ";") {
+			seen[change] = true
+		}
+		for _, op := range history {
+			add := op.Input.(registerInput).add
+			if op.Output != nil && op.Return < read.Call && !seen[add] {
+				t.Fatalf("a View at %d, less its age, lacks %q, acknowledged at %d", read.Call, add, op.Return)
+			}
+			if op.Call > read.Return && seen[add] {
+				t.Fatalf("a View that ended at %d shows %q, begun at %d", read.Return, add, op.Call)
+			}
+		}
+	}
 }
 
 // registerClient does one operation; keep is false if it certainly did nothing.
