@@ -4,9 +4,12 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"math/rand/v2"
 	"os"
+	"slices"
 	"strings"
 	"sync/atomic"
+	"syscall"
 	"testing"
 	"time"
 
@@ -41,6 +44,150 @@ func TestL10_NoLedgerNoStart(t *testing.T) {
 	if _, err := Open(t.Context(), c); !errors.Is(err, ErrNoLedger) {
 		t.Errorf("all is gone: got %v", err)
 	}
+}
+
+// A voter loses its disk and keeps its key. It does not start; and if somebody makes it a
+// new empty ledger all the same, it gets no say: with its vote a node that lacks what it
+// had acknowledged would lead, and that would be lost.
+func TestL10_WipedVoter(t *testing.T) {
+	t.Parallel()
+	v := newVillage(t, nil, "berlin", "berlin", "berlin")
+	v.lead(0)
+	const wiped, behind = 1, 2
+	v.cutOff(behind, true)
+	v.put(0, "acknowledged", "x")
+	v.stop(0)
+	v.stop(wiped)
+	m := v.members[wiped]
+	v.ok(os.RemoveAll(m.conf.Dir))
+	if _, err := Open(t.Context(), m.conf); !errors.Is(err, ErrNoLedger) {
+		t.Errorf("Open without a ledger: %v", err)
+	}
+	v.ok(Create(m.conf, false))
+	v.start(wiped)
+	v.cutOff(behind, false)
+	db := v.members[behind].db
+	v.until("its vote to be refused", func() bool {
+		db.greeter.mu.Lock()
+		defer db.greeter.mu.Unlock()
+		return db.greeter.refused[m.id().String()] == errWiped.Error()
+	})
+	v.start(0)
+	v.ok(db.ReadIndex(v.ctx()))
+	if _, ok := get(db, "acknowledged"); !ok {
+		t.Error("what was acknowledged is lost")
+	}
+	if _, ok := get(m.db, "acknowledged"); ok {
+		t.Error("it was filled while it has a vote")
+	}
+}
+
+// Once a wiped voter was replaced, it may come back without a vote and be filled.
+func TestL10_WipedVoterComesBack(t *testing.T) {
+	t.Parallel()
+	v := newVillage(t, func(_ int, c *Config) { c.ReplaceAfter, c.SiteLive = time.Second, time.Second },
+		"berlin", "berlin", "berlin", "berlin")
+	v.put(0, "a", "1")
+	l := v.leader()
+	wiped := slices.IndexFunc(v.members, func(m *member) bool { return m != v.members[l] && v.members[l].db.hasVote(m.id()) })
+	v.stop(wiped)
+	v.ok(os.RemoveAll(v.members[wiped].conf.Dir))
+	v.ok(Create(v.members[wiped].conf, false))
+	v.start(wiped)
+	v.until("it to be filled", func() bool { _, ok := get(v.members[wiped].db, "a"); return ok })
+}
+
+// A disk that fills up in the middle of a commit, at whatever byte, stops the node and
+// nothing else: with room again it opens and has all it acknowledged (T8, L11).
+func TestL11_DiskFullInACommit(t *testing.T) {
+	t.Parallel()
+	for _, room := range []int64{1, 100, 1000, 3333, 4096, 5000, 10001} {
+		t.Run(fmt.Sprint(room), func(t *testing.T) {
+			t.Parallel()
+			mem := crashableDisk(t)
+			disk := &fullFS{FS: mem}
+			disk.left.Store(1 << 40)
+			v := newVillage(t, func(_ int, c *Config) { c.FS, c.Dir, c.WriteTimeout = disk, "/data/ledger", 10*time.Second }, "berlin")
+			want := make(map[string]string)
+			disk.left.Store(room)
+			db := v.members[0].db
+			for i := 0; ; i++ {
+				key, value := fmt.Sprintf("k%04d", i), strings.Repeat("v", 300)
+				err := db.Update(v.ctx(), func(tx *Tx) error { tx.Put([]byte(key), []byte(value)); return nil })
+				if err == nil {
+					want[key] = value
+					continue
+				}
+				if !errors.Is(err, ErrUnknown) && !errors.Is(err, ErrNoQuorum) && !errors.Is(err, ErrClosed) {
+					t.Errorf("Update: %v", err)
+				}
+				break
+			}
+			if err := <-db.Fatal(); err == nil || !strings.Contains(err.Error(), syscall.ENOSPC.Error()) {
+				t.Errorf("fatal: %v", err)
+			}
+			db.Close()
+			conf := v.members[0].conf
+			v.members[0].db = nil
+			for name, after := range map[string]*vfs.MemFS{
+				"killed": mem.CrashClone(vfs.CrashCloneCfg{UnsyncedDataPercent: 100, RNG: rand.New(rand.NewPCG(1, 1))}),
+				"power":  mem.CrashClone(vfs.CrashCloneCfg{}),
+			} {
+				conf.FS = after
+				again, err := Open(t.Context(), conf)
+				if err != nil {
+					t.Fatalf("%s: %v", name, err)
+				}
+				v.ok(again.ReadIndex(v.ctx()))
+				got := dump(again)
+				for key, value := range want {
+					if got[key] != value {
+						t.Errorf("%s: %s was acknowledged, and is lost", name, key)
+					}
+				}
+				if len(got) > len(want)+1 {
+					t.Errorf("%s: %d keys, %d were acknowledged", name, len(got), len(want))
+				}
+				v.ok(again.Close())
+			}
+		})
+	}
+}
+
+// fullFS has room for so many bytes; what does not fit is cut, as disks do.
+type fullFS struct {
+	vfs.FS
+	left atomic.Int64
+}
+
+func (f *fullFS) wrap(file vfs.File, err error) (vfs.File, error) {
+	if err != nil {
+		return nil, err
+	}
+	return &fullFile{file, f}, nil
+}
+
+func (f *fullFS) Create(name string, c vfs.DiskWriteCategory) (vfs.File, error) {
+	return f.wrap(f.FS.Create(name, c))
+}
+
+func (f *fullFS) ReuseForWrite(old, name string, c vfs.DiskWriteCategory) (vfs.File, error) {
+	return f.wrap(f.FS.ReuseForWrite(old, name, c))
+}
+
+type fullFile struct {
+	vfs.File
+	fs *fullFS
+}
+
+func (f *fullFile) Write(p []byte) (int, error) {
+	if left := f.fs.left.Add(-int64(len(p))); left < 0 {
+		fits := max(0, int64(len(p))+left)
+		f.fs.left.Store(0)
+		n, err := f.File.Write(p[:fits])
+		return n, errors.Join(syscall.ENOSPC, err)
+	}
+	return f.File.Write(p)
 }
 
 // An interrupted Create leaves nothing that counts as a ledger, and can be repeated.

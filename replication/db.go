@@ -33,6 +33,7 @@ type DB struct {
 	layer     *streamLayer
 	transport *transport
 	raft      *raft.Raft
+	running   atomic.Pointer[raft.Raft] // the same, for its own goroutines
 	leader    *leader
 	caller    *caller
 	responder *responder
@@ -303,6 +304,7 @@ func (db *DB) openRaft() error {
 		return errors.Join(err, db.transport.Close())
 	}
 	db.raft = r
+	db.running.Store(r)
 	db.leader = &leader{
 		raft: r, self: db.self, heard: heard, log: db.log, machine: db.machine, down: db.fatal.down,
 		siteOf: db.siteOf, siteLive: db.c.SiteLive, handOverTime: 2 * db.c.Heartbeat, nudge: make(chan struct{}, 1),

@@ -5,9 +5,11 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
+	"slices"
 	"sync"
 	"time"
 
+	"github.com/hashicorp/raft"
 	"github.com/libp2p/go-libp2p/core/network"
 	"github.com/libp2p/go-libp2p/core/peer"
 )
@@ -187,7 +189,10 @@ func (db *DB) ownHello() hello {
 
 // meet decides whether a peer's ledger and this one belong together. What makes this
 // copy useless ends it: the node is to show the error and stop.
-func (db *DB) meet(_ peer.ID, theirs hello) error {
+func (db *DB) meet(id peer.ID, theirs hello) error {
+	if theirs.Fresh && db.hasVote(id) {
+		return errWiped
+	}
 	err := db.kin.meet(theirs.lineage(), theirs.Fresh)
 	if err == nil {
 		err = raiseRecord{theirs.Active, theirs.Program}.check(db.machine.known)
@@ -200,6 +205,19 @@ func (db *DB) meet(_ peer.ID, theirs hello) error {
 		return fmt.Errorf("%w: it reads %d to %d, not %d", errOldProgram, theirs.Lowest, theirs.Highest, active)
 	}
 	return err
+}
+
+// errWiped is what a voter that lost its copy is refused with. raft would let it vote
+// for anybody, also for one that lacks what it had acknowledged. Without its vote it may
+// come back: a silent voter is replaced, and an empty copy that does not vote is filled.
+var errWiped = errors.New("peer has a vote and lost its ledger")
+
+// hasVote says whether a peer is a voter as far as this node knows.
+func (db *DB) hasVote(id peer.ID) bool {
+	r := db.running.Load()
+	return r != nil && slices.ContainsFunc(r.GetConfiguration().Configuration().Servers, func(s raft.Server) bool {
+		return s.Suffrage == raft.Voter && string(s.ID) == id.String()
+	})
 }
 
 // isFresh says whether nothing is in this copy yet: it waits to be added.
