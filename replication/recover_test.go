@@ -53,6 +53,9 @@ func TestL10_Recover(t *testing.T) {
 		t.Error(diff)
 	}
 	v.put(keep, "after", "x")
+	if n := db.Status().Recovery; n != 1 {
+		t.Errorf("status says recovery %d", n)
+	}
 	// A majority of before comes back. It elects a leader at first, but no longer than
 	// until it meets the recovered node.
 	var stopped []int

@@ -15,6 +15,7 @@ type ServerStatus struct {
 	Voter  bool
 	Live   bool   // the leader alone knows: it answered lately
 	Synced uint64 // the leader alone knows: last index in its synced log
+	Format uint64 // highest format its program reads; 0 while it has not said so to this node
 }
 
 // Status is what one node knows about the ledger.
@@ -27,6 +28,8 @@ type Status struct {
 	Last      uint64         // last index in this node's log
 	Entries   uint64         // entries applied since Open
 	Servers   []ServerStatus // raft's configuration, sorted by id
+	Format    uint64         // active format of the ledger (L9)
+	Recovery  uint64         // how often it was recovered (L10)
 	Waits     string         // the leader alone knows: why a server cannot be removed yet; "" if none waits
 	Quorum    bool           // a majority confirmed this copy lately (Config.SiteLive)
 	Confirmed bool           // this copy was confirmed since Open
@@ -45,6 +48,7 @@ func (db *DB) Status() Status {
 		ID: db.c.ID, Site: db.c.Site, Term: db.raft.CurrentTerm(),
 		Applied: db.machine.applied.Load(), Last: db.raft.LastIndex(), Entries: db.machine.entries.Load(),
 	}
+	s.Format, s.Recovery = db.machine.active().Format, db.kin.lineage().number
 	if id, err := db.leaderID(); err == nil {
 		s.Leader = id
 	}
@@ -56,6 +60,11 @@ func (db *DB) Status() Status {
 			continue
 		}
 		one := ServerStatus{Server: Server{ID: id, Site: db.siteOf(string(server.ID))}, Voter: server.Suffrage == raft.Voter}
+		one.Format = db.machine.known
+		if id != db.c.ID {
+			said, _ := db.greeter.saidBy(string(server.ID))
+			one.Format = said.Highest
+		}
 		if leads && id == db.c.ID {
 			one.Live, one.Synced = true, s.Last
 		} else if leads {

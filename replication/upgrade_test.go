@@ -65,6 +65,10 @@ func TestL9_RollingUpgrade(t *testing.T) {
 		v.until("the format to be raised", func() bool { return m.db.machine.active().Format == formatNow })
 		v.ok(m.db.Update(v.ctx(), addWithin("n", 1, 0, 9)))
 	}
+	v.until("the leader's status to say so", func() bool {
+		s := v.members[v.leader()].db.Status()
+		return s.Format == formatNow && !slices.ContainsFunc(s.Servers, func(s ServerStatus) bool { return s.Format != formatNow })
+	})
 	// None goes back now.
 	v.stop(1)
 	v.members[1].conf.maxFormat = formatFirst
