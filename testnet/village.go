@@ -289,10 +289,31 @@ func (v *Village) Settled(ctx context.Context) error {
 }
 
 func (v *Village) complete(s api.Status) bool {
-	if !s.Ledger.Quorum || s.Ledger.Leader == "" || len(s.Members) != len(v.Houses) || s.Ledger.Voters != min(len(v.Houses), 3) || s.Copies.Nodes != len(v.Houses) {
+	if !s.Ledger.Quorum || s.Ledger.Leader == "" || len(s.Members) != len(v.Houses) || s.Ledger.Voters != v.voters() || s.Copies.Nodes != len(v.Houses) {
 		return false
 	}
 	return true
+}
+
+// voters is how many houses vote when all are up: 1, 3 or 5, but two of two; five only
+// where no site of three would have a majority (replication's L10).
+func (v *Village) voters() int {
+	sites := make(map[string]int)
+	for _, h := range v.Houses {
+		sites[h.cfg.Site]++
+	}
+	spread := 0
+	for _, n := range sites {
+		spread += min(n, 2)
+	}
+	switch n := len(v.Houses); {
+	case n >= 5 && (len(sites) < 3 || spread >= 5):
+		return 5
+	case n >= 3:
+		return 3
+	default:
+		return n
+	}
 }
 
 // Wait polls until done says so, or ctx ends.
