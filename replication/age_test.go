@@ -123,14 +123,15 @@ func TestL2_LeaderDiesBeforeItsAnswer(t *testing.T) {
 	lead, db := v.members[l], v.members[f].db
 	died := make(chan struct{})
 	var once sync.Once
-	answer := lead.db.responder.answer
+	leads := lead.db // also for a stream that comes while it closes
+	answer := leads.responder.answer
 	lead.lane.Handle(protoLedger, func(s network.Stream) {
-		r := &responder{allowed: lead.db.isServer, greeter: lead.db.greeter, ctx: lead.db.ctx, open: make(map[peer.ID]int)}
+		r := &responder{allowed: leads.isServer, greeter: leads.greeter, ctx: leads.ctx, open: make(map[peer.ID]int)}
 		r.answer = func(ctx context.Context, from peer.ID, q []byte) (byte, uint64) {
 			status, index := answer(ctx, from, q)
 			if q[0] == askPropose {
 				once.Do(func() {
-					lead.db.layer.kill() // committed and applied; nobody hears of it
+					leads.layer.kill() // committed and applied; nobody hears of it
 					v.cutOff(l, true)
 					close(died)
 				})

@@ -256,9 +256,10 @@ func TestL2_LostAnswer(t *testing.T) {
 	// The leader handles the first three questions and drops their answers.
 	var mu sync.Mutex
 	lost := 0
-	answer := lead.db.responder.answer
+	leads := lead.db // also for a stream that comes while it closes
+	answer := leads.responder.answer
 	lead.lane.Handle(protoLedger, func(s network.Stream) {
-		r := &responder{allowed: lead.db.isServer, greeter: lead.db.greeter, ctx: lead.db.ctx, open: make(map[peer.ID]int)}
+		r := &responder{allowed: leads.isServer, greeter: leads.greeter, ctx: leads.ctx, open: make(map[peer.ID]int)}
 		r.answer = func(ctx context.Context, from peer.ID, q []byte) (byte, uint64) {
 			status, index := answer(ctx, from, q)
 			mu.Lock()
