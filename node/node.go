@@ -188,6 +188,9 @@ func (n *Node) openLedger(ctx context.Context) (err error) {
 		c.Heartbeat, c.PromoteAfter, c.WriteTimeout = 500*time.Millisecond, 300*time.Millisecond, 15*time.Second
 	}
 	n.ledger, err = replication.Open(ctx, c)
+	if _, ok := errors.AsType[*replication.RecoveredError](err); ok {
+		return hint(err, ledgerStopHint(err))
+	}
 	if errors.Is(err, replication.ErrNoLedger) {
 		return hint(err, "the node's key is here but its log is not: identity and log live and die together. Join as a new node with a new folder, and remove this one from the cluster")
 	}
@@ -198,7 +201,7 @@ func (n *Node) openLedger(ctx context.Context) (err error) {
 	n.start("ledger watchdog", func(ctx context.Context) error {
 		select {
 		case err := <-n.ledger.Fatal():
-			return hint(fmt.Errorf("ledger: %w", err), "the ledger could not be written: look at free space and at the disk's health, then start the node again; nothing acknowledged is lost")
+			return hint(fmt.Errorf("ledger: %w", err), ledgerStopHint(err))
 		case <-ctx.Done():
 			return nil
 		}

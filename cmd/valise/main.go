@@ -40,7 +40,7 @@ type call struct {
 func commands() []command {
 	return []command{
 		initCommand, serveCommand, joinCommand, statusCommand, inviteCommand, cancelCommand,
-		removeCommand, drainCommand, undrainCommand, leaveCommand, moveCommand, passphraseCommand,
+		removeCommand, recoverCommand, drainCommand, undrainCommand, leaveCommand, moveCommand, passphraseCommand,
 		accountAddCommand, accountPasswordCommand, mailboxAddCommand, putCommand, filesCommand, revokeCommand, deleteCommand, receiptCommand,
 		demoCommand, configExampleCommand, versionCommand,
 	}
