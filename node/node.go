@@ -188,7 +188,7 @@ func (n *Node) openLedger(ctx context.Context) (err error) {
 		c.Heartbeat, c.PromoteAfter, c.WriteTimeout = 500*time.Millisecond, 300*time.Millisecond, 15*time.Second
 	}
 	n.ledger, err = replication.Open(ctx, c)
-	if _, ok := errors.AsType[*replication.RecoveredError](err); ok {
+	if beyond(err) {
 		return hint(err, ledgerStopHint(err))
 	}
 	if errors.Is(err, replication.ErrNoLedger) {

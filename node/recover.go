@@ -45,10 +45,20 @@ func Recover(c Config) (Recovered, error) {
 	return got, err
 }
 
+// beyond says whether the ledger went on without this node or this program: no disk is at fault.
+func beyond(err error) bool {
+	_, recovered := errors.AsType[*replication.RecoveredError](err)
+	_, newer := errors.AsType[*replication.FormatError](err)
+	return recovered || newer
+}
+
 // ledgerStopHint says what to do about a ledger that cannot go on.
 func ledgerStopHint(err error) string {
 	if _, ok := errors.AsType[*replication.RecoveredError](err); ok {
 		return `a majority was lost and the cluster went on without this node: remove it there ("valise cluster remove --force"), delete its folder, and join it with a new ticket`
+	}
+	if _, ok := errors.AsType[*replication.FormatError](err); ok {
+		return "this program is older than the cluster's ledger: install the newer one on this node, too, and start it again"
 	}
 	return "the ledger could not be written: look at free space and at the disk's health, then start the node again; nothing acknowledged is lost"
 }

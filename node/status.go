@@ -5,6 +5,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"slices"
 	"strings"
 	"time"
 
@@ -105,6 +106,12 @@ func (n *Node) warnings(s api.Status, ls replication.Status) []string {
 		say("no quorum: links and downloads work from a copy that may be old; attachments cannot be taken, and nothing can be changed")
 	} else if ls.Age > staleAfter {
 		say("this node's copy of the ledger is %s old", ls.Age.Round(time.Second))
+	}
+	if ls.Waits != "" {
+		say("%s", ls.Waits)
+	}
+	if ls.Recovery > 0 && slices.ContainsFunc(s.Members, func(m api.MemberStatus) bool { return !m.Connected }) {
+		say("this ledger was recovered after its majority was lost (recovery %d): members of before must be removed and join anew", ls.Recovery)
 	}
 	if skew := n.skew.get(); skew.Abs() > maxSkew {
 		say("this node's clock is off by %s against the others: %s", skew.Round(time.Second), clockHint)
