@@ -75,6 +75,9 @@ func (a admin) Status(ctx context.Context) (api.Status, error) {
 	if s.Store.Free, err = n.cfg.free(); err != nil {
 		return s, err
 	}
+	if last := n.cleaner.lastCleaning(); !last.At.IsZero() {
+		s.Store.Collected, s.Store.Freed = &last.At, last.Freed
+	}
 	s.Warnings = n.warnings(s, ls)
 	return s, nil
 }

@@ -290,7 +290,11 @@ func printStatus(w io.Writer, s api.Status) error {
 	fmt.Fprintf(w, "%s, node %s at site %s, up %s\n", s.Organisation, s.Name, s.Site, time.Since(s.Started).Round(time.Second))
 	fmt.Fprintf(w, "Ledger:  %s, %s, entry %d, %s\n", leader, plural(s.Ledger.Voters, "voter"), s.Ledger.Applied, age(s.Ledger.Age))
 	fmt.Fprintf(w, "Copies:  %d wanted, %d before an answer; %s stored, %s\n", s.Copies.Wanted, s.Copies.Ack, plural(s.Copies.Files, "content"), missing(s.Copies.Missing))
-	fmt.Fprintf(w, "Disk:    %s free, %s of it in reserve\n\n", human(s.Store.Free), human(s.Store.Reserve))
+	fmt.Fprintf(w, "Disk:    %s free, %s of it in reserve", human(s.Store.Free), human(s.Store.Reserve))
+	if at := s.Store.Collected; at != nil {
+		fmt.Fprintf(w, "; garbage last collected %s, %s given back", at.Local().Format("15:04:05"), human(s.Store.Freed))
+	}
+	fmt.Fprint(w, "\n\n")
 	t := tabwriter.NewWriter(w, 0, 0, 2, ' ', 0)
 	fmt.Fprintln(t, "NODE\tSITE\tLEDGER\tREACHED\tCOPIES\tKEY\tPROGRAM\tFILES")
 	for _, m := range s.Members {

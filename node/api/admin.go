@@ -277,6 +277,9 @@ type CopiesStatus struct {
 type StoreStatus struct {
 	Free    int64 `json:"free"`
 	Reserve int64 `json:"reserve"`
+
+	Collected *time.Time `json:"collected_at,omitempty"` // when garbage was last collected; none since the start
+	Freed     int64      `json:"freed,omitempty"`        // bytes that gave back to the disk
 }
 
 // FacesStatus says where this node listens, as bound.

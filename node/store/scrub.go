@@ -82,7 +82,7 @@ func (s *Store) sound(ctx context.Context, d digest) (bool, error) {
 	defer s.files.release(f)
 	data := getBuffer(p.length)
 	defer putBuffer(data)
-	n, err := f.ReadAt(data, p.offset)
+	n, _ := f.ReadAt(data, p.offset) // an error is a block that cannot be read
 	if err := context.Cause(ctx); err != nil {
 		return false, err
 	}
