@@ -29,14 +29,13 @@ func (m *memberRecord) share() int64 {
 // servers are those members that should hold the ledger: all full nodes but the
 // ones that are being removed, which raft lets go before their record goes (R3).
 //
-// A drained member stays a server, for it serves what it has until others have
-// it; that it should not vote or lead has no word in replication.Server yet, and
-// belongs here once it has.
+// A drained member stays a server, for it serves what it has until others have it; it does not vote, nor
+// lead, where others can.
 func servers(all []member) []replication.Server {
 	var out []replication.Server
 	for _, m := range all {
 		if m.full() && m.Removal == nil {
-			out = append(out, replication.Server{ID: m.ID, Site: m.Site})
+			out = append(out, replication.Server{ID: m.ID, Site: m.Site, NoVote: m.Drained})
 		}
 	}
 	return out

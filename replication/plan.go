@@ -40,6 +40,7 @@ type serversView struct {
 	last    uint64 // leader's last index
 	servers []serverView
 	wanted  map[string]string // id -> site; empty: nobody said
+	noVote  map[string]bool   // should not vote if it can be helped
 }
 
 type serverView struct {
@@ -229,8 +230,11 @@ func (p *planner) demote(v serversView) (step, bool) {
 		return step{}, false
 	}
 	pick := slices.MinFunc(extra, func(a, b serverView) int {
-		return cmp.Or(cmp.Compare(btoi(a.live), btoi(b.live)), cmp.Compare(a.id, b.id))
+		return cmp.Or(cmp.Compare(btoi(a.id == v.self), btoi(b.id == v.self)), cmp.Compare(btoi(a.live), btoi(b.live)), cmp.Compare(a.id, b.id))
 	})
+	if pick.id == v.self { // the next leader takes its vote
+		return step{stepLeave, pick.id}, true
+	}
 	return step{stepDemote, pick.id}, true
 }
 

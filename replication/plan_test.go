@@ -71,8 +71,13 @@ func TestL10_Plan(t *testing.T) {
 		"then it goes":                     {[]serverView{voter("b1"), away(voter("p1")), voter("r1"), voter("b2")}, sites("b1", "b2", "p1"), &step{stepRemove, "r1"}},
 		"who is away is removed first":     {[]serverView{voter("b1"), voter("p1"), away(voter("r2")), voter("r1")}, sites("b1", "p1"), &step{stepRemove, "r2"}},
 		"who has no vote is removed":       {[]serverView{voter("b1"), away(voter("p1")), voter("r1"), other("r2", 0)}, sites("b1", "p1"), &step{stepRemove, "r2"}},
+		"who should not vote is replaced":  {[]serverView{voter("b1"), voter("p1"), voter("n1"), other("p2", 5000)}, sites("b1", "p1", "p2", "n1"), &step{stepPromote, "p2"}},
+		"and then demoted":                 {[]serverView{voter("b1"), voter("p1"), voter("n1"), voter("p2")}, sites("b1", "p1", "p2", "n1"), &step{stepDemote, "n1"}},
+		"of two one may be enough":         {[]serverView{voter("b1"), voter("n1")}, sites("b1", "n1"), &step{stepDemote, "n1"}},
+		"it gets no vote":                  {[]serverView{voter("b1"), other("n1", 5000)}, sites("b1", "n1"), nil},
+		"the silent of them first":         {[]serverView{voter("b1"), voter("n1"), silent(voter("n2"))}, sites("b1", "n1", "n2"), &step{stepDemote, "n2"}},
 	} {
-		v := serversView{self: "b1", now: now, last: 5000, servers: c.servers, wanted: c.wanted}
+		v := serversView{self: "b1", now: now, last: 5000, servers: c.servers, wanted: c.wanted, noVote: map[string]bool{"n1": true, "n2": true}}
 		p := newPlanner(10*time.Second, time.Minute)
 		for _, s := range c.servers {
 			if s.synced == forLong {
@@ -92,6 +97,15 @@ func TestL10_Plan(t *testing.T) {
 		if ok != (c.want != nil) || ok && got != *c.want {
 			t.Errorf("%s: got %v %v, want %v", name, got, ok, c.want)
 		}
+	}
+	drained := serversView{self: "n1", now: now, last: 5000, noVote: map[string]bool{"n1": true}}
+	drained.servers, drained.wanted = []serverView{voter("b1"), voter("n1")}, sites("b1", "n1")
+	if got, ok := newPlanner(time.Second, time.Minute).next(drained); !ok || got != (step{stepLeave, "n1"}) {
+		t.Errorf("a leader that should not vote: got %v %v, want it to hand over", got, ok)
+	}
+	drained.servers, drained.wanted = []serverView{voter("n1")}, sites("n1")
+	if got, ok := newPlanner(time.Second, time.Minute).next(drained); ok {
+		t.Errorf("nobody else can vote: got %v", got)
 	}
 }
 

@@ -14,6 +14,8 @@ import (
 type Server struct {
 	ID   peer.ID
 	Site string
+	// NoVote keeps a server without a vote, and so from leading, as long as others can vote.
+	NoVote bool
 }
 
 // SetServers says who should be a server of the ledger, this node included; whoever
@@ -44,12 +46,12 @@ func (db *DB) wantedServers() []Server {
 
 // siteOf returns the site of a server by raft's id, "" if unknown.
 func (db *DB) siteOf(id string) string {
-	if id == db.self {
-		return db.c.Site
-	}
 	db.mu.Lock()
 	defer db.mu.Unlock()
-	return db.sites[id]
+	if site, ok := db.sites[id]; ok || id != db.self { // the list knows of a move before this process does
+		return site
+	}
+	return db.c.Site
 }
 
 // isServer says whether streams of a peer are served. raft asks nobody; a node that
@@ -124,10 +126,11 @@ func (db *DB) take(s step) bool {
 // view is what the planner looks at.
 func (db *DB) view() serversView {
 	v := serversView{
-		self: db.self, now: time.Now(), last: db.raft.LastIndex(), wanted: make(map[string]string),
+		self: db.self, now: time.Now(), last: db.raft.LastIndex(), wanted: make(map[string]string), noVote: make(map[string]bool),
 	}
 	for _, s := range db.wantedServers() {
 		v.wanted[s.ID.String()] = s.Site
+		v.noVote[s.ID.String()] = s.NoVote
 	}
 	term := db.raft.CurrentTerm()
 	for _, s := range db.leader.servers() {

@@ -29,7 +29,10 @@ type candidate struct {
 // cut site comes back. nil if there is nobody.
 func (p *planner) voters(v serversView) map[string]bool {
 	sites := make(map[string][]candidate)
-	all, present := p.candidates(v), 0
+	all, present := slices.DeleteFunc(p.candidates(v), func(c candidate) bool { return v.noVote[c.id] }), 0
+	if !slices.ContainsFunc(all, func(c candidate) bool { return c.rank != rankSilent }) {
+		all = p.candidates(v) // nobody else can
+	}
 	for _, c := range all {
 		sites[c.site] = append(sites[c.site], c)
 		present += btoi(c.rank != rankSilent)
