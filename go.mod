@@ -3,7 +3,7 @@ module github.com/valise-mail/valise
 go 1.26.0
 
 require (
-	filippo.io/age v1.3.2 // the node key sealed at rest
+	filippo.io/age v1.3.2 // node keys and the organisation's secrets, sealed with a passphrase
 	github.com/PlakarKorp/go-cdc-chunkers v1.0.3 // content-defined chunks (gear table and its tests)
 	github.com/anishathalye/porcupine v1.0.3 // tests: linearizability of the ledger
 	github.com/cockroachdb/pebble/v2 v2.1.7 // state, log and block index on disk; its vfs is the file system seam

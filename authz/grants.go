@@ -291,3 +291,27 @@ func collect[T any](seq iter.Seq2[T, error]) ([]T, error) {
 	}
 	return all, nil
 }
+
+// GrantPrefix begins the keys of all grants, for those who watch or read them all; values are for DecodeGrant.
+func GrantPrefix() []byte { return []byte(grantPrefix) }
+
+// RevokeGrantFile takes one file out of one grant; a grant with no file left is revoked. Revoking again keeps
+// the first time. ErrNotFound if the grant is not there.
+func RevokeGrantFile(rw ReadWriter, id GrantID, file FileID, at time.Time, why string) error {
+	g, err := LoadGrant(rw, id)
+	if err != nil {
+		return err
+	}
+	left := false
+	for i := range g.Files {
+		f := &g.Files[i]
+		if f.File == file && f.RevokedAt.IsZero() {
+			f.RevokedAt = at
+		}
+		left = left || f.RevokedAt.IsZero()
+	}
+	if !left && g.RevokedAt.IsZero() {
+		g.RevokedAt, g.RevokedWhy = at, why
+	}
+	return save(rw, GrantKey(g.ID), &g)
+}

@@ -43,6 +43,7 @@ type Config struct {
 	Copies CopiesConfig `toml:"copies"`
 	Store  StoreConfig  `toml:"store"`
 	Ledger LedgerConfig `toml:"ledger"`
+	Backup BackupConfig `toml:"backup"`
 
 	// Passphrase is asked for what opens the node's key where that is sealed; nil: there is nobody to ask.
 	Passphrase func(ctx context.Context) (string, error) `toml:"-"`
@@ -108,6 +109,11 @@ type StoreConfig struct {
 // LedgerConfig is about this node's copy of the ledger.
 type LedgerConfig struct {
 	MaxStaleness Duration `toml:"max-staleness" comment:"Refuse links when this node's copy is older. 0s: serve, and say the age."`
+}
+
+// BackupConfig is about what a restore needs beside a backup.
+type BackupConfig struct {
+	Journal string `toml:"journal" comment:"File to which this node appends what is revoked and deleted; a relative name starts at the node's folder. Ship it to where no backup lies: a restore needs it to know which links stay closed. Empty: none is written."`
 }
 
 // Seams are where tests and the model village reach in. The zero value is the real world.

@@ -13,6 +13,7 @@ import (
 	"github.com/valise-mail/valise/node/api"
 	"github.com/valise-mail/valise/node/drive"
 	"github.com/valise-mail/valise/replication"
+	"github.com/valise-mail/valise/replication/copies"
 )
 
 // deleteStep bounds the grants or versions that one transaction takes away: each reads several keys, and
@@ -36,9 +37,13 @@ func (n *Node) deleteFile(ctx context.Context, account authz.AccountID, id authz
 
 // finishBurial takes away what a buried file has left, in steps: first the grants, so that nothing is
 // opened any more, then the keys.
-func (n *Node) finishBurial(ctx context.Context, id authz.FileID) (b drive.Burial, err error) {
+func (n *Node) finishBurial(ctx context.Context, id authz.FileID) (drive.Burial, error) {
+	return finishBurial(ctx, n.ledger, id)
+}
+
+func finishBurial(ctx context.Context, ledger *replication.DB, id authz.FileID) (b drive.Burial, err error) {
 	for more := true; more; {
-		err := n.ledger.Update(ctx, func(tx *replication.Tx) error {
+		err := ledger.Update(ctx, func(tx *replication.Tx) error {
 			erased, err := authz.EraseFile(tx, id, deleteStep)
 			more = erased == deleteStep
 			return err
@@ -48,13 +53,13 @@ func (n *Node) finishBurial(ctx context.Context, id authz.FileID) (b drive.Buria
 		}
 	}
 	for !b.Done {
-		err := n.ledger.Update(ctx, func(tx *replication.Tx) error {
+		err := ledger.Update(ctx, func(tx *replication.Tx) error {
 			burial, orphans, err := drive.Clear(tx, id, deleteStep)
 			if err != nil {
 				return err
 			}
 			for _, root := range orphans {
-				if err := n.copies.Forget(tx, root); err != nil {
+				if err := copies.Forget(tx, root); err != nil {
 					return err
 				}
 			}
@@ -152,6 +157,9 @@ func (n *Node) receipt(id authz.FileID) (r api.Receipt, signed string, err error
 				return err
 			}
 			r.Grants++
+		}
+		if r.Backups, err = receiptBackups(tx, b, r.Issued); err != nil {
+			return err
 		}
 		return n.receiptNodes(tx, &r)
 	})

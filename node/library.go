@@ -40,6 +40,9 @@ func (l library) Open(ctx context.Context, r gateway.Request) (*gateway.Opened, 
 func (l library) Landing(ctx context.Context, token authz.Token) (*gateway.Landing, error) {
 	var out *gateway.Landing
 	err := l.decided(ctx, func(tx *replication.Tx) error {
+		if err := linksClosed(tx); err != nil {
+			return err
+		}
 		d, err := authz.DecideLanding(tx, l.n.law, token, nil, l.n.cfg.clock()())
 		if err != nil {
 			return err
@@ -118,6 +121,9 @@ func (l library) fresh() error {
 }
 
 func (l library) decide(tx *replication.Tx, r gateway.Request) (authz.Decision, error) {
+	if err := linksClosed(tx); err != nil {
+		return authz.Decision{}, err
+	}
 	return authz.Decide(tx, l.n.law, authz.Ask{Token: r.Token, Root: rootOf(r.CID), Name: r.Name}, l.n.cfg.clock()())
 }
 

@@ -86,6 +86,7 @@ func (n *Node) settle(ctx context.Context) error {
 	n.tellOwnRecord(ctx)
 	n.start("members", n.followMembers)
 	n.start("signing keys", n.followSigningKeys)
+	n.start("journal of revocations", n.keepJournal)
 	n.start("own record", n.keepOwnRecord)
 	n.road.Bulk().Handle(farewellProtocol, dht.Member, n.serveFarewell)
 	n.start("removal", n.stopWhenRemoved)

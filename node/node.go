@@ -56,7 +56,8 @@ type Node struct {
 	leaving    atomic.Bool // its own operator asked for its removal
 	wrapAtOnce int         // for how many nodes one transaction may wrap new secrets
 
-	faces faces
+	faces   faces
+	backups sync.Mutex // held while this node writes or reads a backup
 
 	ctx    context.Context // ends when the node does
 	cancel context.CancelCauseFunc

@@ -23,9 +23,10 @@ var rooms = map[string][]string{
 
 	"node": {
 		"authz", "dht", "mailgw", "replication", "replication/copies",
-		"node/api", "node/drive", "node/gateway", "node/store", "node/web",
+		"node/api", "node/backup", "node/drive", "node/gateway", "node/store", "node/web",
 	},
 	"node/api":     {},
+	"node/backup":  {},
 	"node/drive":   {"authz", "node/store", "replication"},
 	"node/gateway": {"authz", "node/web"},
 	"node/store":   {},

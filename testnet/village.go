@@ -36,6 +36,8 @@ type Config struct {
 	Plain bool
 	// Adjust changes a node's config before it is founded, if not nil.
 	Adjust func(i int, c *node.Config)
+	// Found makes the folder of the first node; nil is node.Init.
+	Found func(ctx context.Context, c node.Config) error
 	// Logger receives what the nodes log; nil discards it.
 	Logger *slog.Logger
 }
@@ -101,8 +103,12 @@ func (v *Village) build(ctx context.Context) (err error) {
 			return err
 		}
 		if i == 0 {
-			if err := node.Init(ctx, h.cfg); err != nil {
-				return fmt.Errorf("init %s: %w", h.Name, err)
+			found := node.Init
+			if v.cfg.Found != nil {
+				found = v.cfg.Found
+			}
+			if err := found(ctx, h.cfg); err != nil {
+				return fmt.Errorf("found %s: %w", h.Name, err)
 			}
 		} else {
 			ticket, err := v.Houses[0].node.Admin().Invite(ctx, api.InviteRequest{Site: site})

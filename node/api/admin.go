@@ -25,6 +25,7 @@ type Admin interface {
 	Revoke(ctx context.Context, r RevokeRequest) (Revoked, error)
 	Delete(ctx context.Context, r DeleteRequest) (ReceiptAnswer, error)
 	Receipt(ctx context.Context, r ReceiptRequest) (ReceiptAnswer, error)
+	Backups
 }
 
 // InviteRequest asks for a ticket for one new node.
@@ -208,6 +209,18 @@ type Receipt struct {
 	Contents     []string      `json:"contents"`             // CIDs that nothing refers to since
 	Nodes        []ReceiptNode `json:"nodes"`
 	Issued       time.Time     `json:"issued_at"`
+
+	Backups []ReceiptBackup `json:"backups"` // made before the deletion: they may still hold it
+}
+
+// A ReceiptBackup is a backup that may still hold a deleted file, as bytes and keys that the
+// organisation's own secrets open.
+type ReceiptBackup struct {
+	Backup string     `json:"backup"` // the random id of its folder
+	State  uint64     `json:"state"`
+	Node   string     `json:"node"` // that wrote it
+	At     time.Time  `json:"at"`
+	Until  *time.Time `json:"until,omitempty"` // when it is to be gone; nil: no end was named
 }
 
 // A ReceiptNode is one node's part of a Receipt.

@@ -52,6 +52,7 @@ func Handler(a Admin, explain func(error) (detail, hint string), log *slog.Logge
 	mux.HandleFunc("POST /v1/files/delete", handle(s, a.Delete))
 	mux.HandleFunc("POST /v1/receipts", handle(s, a.Receipt))
 	mux.HandleFunc("PUT /v1/files", s.put)
+	s.backupRoutes(mux)
 	// Profiles tell much about a node: they are here, where only its operator comes, and nowhere else (F4).
 	mux.HandleFunc("GET /debug/pprof/", pprof.Index)
 	mux.HandleFunc("GET /debug/pprof/profile", pprof.Profile)

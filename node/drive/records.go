@@ -63,6 +63,7 @@ type burialRecord struct {
 	Newest   uint32    `cbor:"5,keyasint"`           // versions the file had
 	Next     uint32    `cbor:"6,keyasint,omitempty"` // the version to be cleared next; 0 when all are
 	Versions uint32    `cbor:"7,keyasint,omitempty"` // cleared so far
+	Created  time.Time `cbor:"8,keyasint,omitzero"`  // when the file was made
 	replication.Unknown
 }
 

@@ -74,10 +74,11 @@ type Burial struct {
 	File     authz.FileID
 	Account  authz.AccountID
 	Name     string
-	At       time.Time
-	By       string // who had it deleted
-	Versions int    // versions whose keys are gone
-	Done     bool   // all of them are
+	Created  time.Time // the file; zero if that was not noted
+	At       time.Time // deleted
+	By       string    // who had it deleted
+	Versions int       // versions whose keys are gone
+	Done     bool      // all of them are
 }
 
 // Bury begins deleting a file of the account for good: from the commit on there is no such file, for
@@ -96,7 +97,7 @@ func Bury(tx authz.ReadWriter, account authz.AccountID, id authz.FileID, at time
 	}
 	dropContent(tx, id, f, newest.Root) // nothing may be attached to it any more
 	removeFile(tx, id, f)
-	b := burialRecord{Account: f.Account, Name: f.Name, At: at, By: by, Newest: f.Newest, Next: 1}
+	b := burialRecord{Account: f.Account, Name: f.Name, At: at, By: by, Newest: f.Newest, Next: 1, Created: f.Created}
 	save(tx, burialKey(id), b)
 	return b.burial(id), nil
 }
@@ -141,7 +142,7 @@ func loadBurial(tx authz.Reader, id authz.FileID) (burialRecord, error) {
 }
 
 func (r burialRecord) burial(id authz.FileID) Burial {
-	return Burial{File: id, Account: authz.AccountID(r.Account), Name: r.Name, At: r.At.UTC(), By: r.By, Versions: int(r.Versions), Done: r.Next == 0}
+	return Burial{File: id, Account: authz.AccountID(r.Account), Name: r.Name, Created: r.Created.UTC(), At: r.At.UTC(), By: r.By, Versions: int(r.Versions), Done: r.Next == 0}
 }
 
 // LoadBurial returns a deleted file's record, or ErrNoFile.
@@ -180,4 +181,13 @@ func Orphans(tx authz.Reader, id authz.FileID) iter.Seq2[cid.Cid, error] {
 			}
 		}
 	}
+}
+
+// DecodeBurial reads a deleted file's record, for those who watch them.
+func DecodeBurial(key, value []byte) (Burial, error) {
+	var r burialRecord
+	if err := replication.Unmarshal(value, &r); err != nil {
+		return Burial{}, fmt.Errorf("deleted file %q: %w", key, err)
+	}
+	return r.burial(authz.FileID(key[len(burialKeys):])), nil
 }

@@ -80,6 +80,7 @@ func TestG5_Answers(t *testing.T) {
 		{name: "B8 name cut off", path: "/a/bafysent/TOK-good", status: 404, mediaType: fault, cache: "no-store", body: "invalid access"},
 		{name: "G4 not yet", path: "/a/bafysent/TOK-unknown/x", status: 503, mediaType: fault, cache: "no-store", header: "Retry-After: 2"},
 		{name: "unavailable", path: "/a/bafysent/TOK-unavailable/x", status: 503, mediaType: fault, cache: "no-store", header: "Retry-After: 30"},
+		{name: "restoring", path: "/a/bafysent/TOK-restoring/x", status: 503, mediaType: fault, cache: "no-store", header: "Retry-After: 3600"},
 		{name: "L4 stale", path: "/a/bafysent/TOK-stale/x", status: 503, mediaType: fault, cache: "no-store", header: "Retry-After: 10"},
 		{name: "broken", path: "/a/bafysent/TOK-broken/x", status: 500, mediaType: fault, cache: "no-store", body: "internal error"},
 

@@ -10,7 +10,7 @@ import (
 )
 
 // What a Library answers beside authz.ErrAccessDenied (the token, S301, S302,
-// S303) and authz.ErrInvalidAccess (S304). All three are passing: the same
+// S303) and authz.ErrInvalidAccess (S304). All of them are passing: the same
 // request may succeed later, and refuses nobody for good.
 var (
 	// ErrNotYet means that the token is genuine and its grant still unknown
@@ -20,6 +20,9 @@ var (
 	ErrUnavailable = errors.New("no holder of the file can be reached now")
 	// ErrStale means that this copy of the ledger is older than max-staleness allows.
 	ErrStale = errors.New("this copy of the ledger is too old to decide")
+	// ErrRestoring means that the cluster was restored from a backup, and does not know yet which links
+	// were revoked since: it opens none.
+	ErrRestoring = errors.New("links are closed until the restore is ended")
 )
 
 // A Library is what the door needs of the law and the drive. Its methods are

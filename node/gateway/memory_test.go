@@ -225,6 +225,7 @@ func newMemory() *memory {
 		"TOK-unknown":     {err: ErrNotYet},
 		"TOK-unavailable": {err: ErrUnavailable},
 		"TOK-stale":       {err: ErrStale},
+		"TOK-restoring":   {err: ErrRestoring},
 		"TOK-broken":      {err: io.ErrClosedPipe},
 	}}
 }

@@ -126,6 +126,7 @@ func TestF3_Pages(t *testing.T) {
 		{"B8", "/a/x/TOK-good/y", []string{"ask the sender for a new link", "404 invalid access"}, []string{"请向发件人索取新的链接", "404 invalid access"}, nil},
 		{"G4", "/a/x/TOK-unknown/y", []string{"Just a moment", "Try again"}, []string{"请稍候", "重试"}, []string{""}},
 		{"unavailable", "/a/x/TOK-unavailable/y", []string{"cannot be fetched right now"}, []string{"暂时无法取得文件"}, []string{""}},
+		{"restoring", "/a/x/TOK-restoring/y", []string{"restoring its files"}, []string{"正在恢复"}, []string{""}},
 		{"stale", "/a/x/TOK-stale/y", []string{"cut off for the moment"}, []string{"失去联系"}, []string{""}},
 		{"broken", "/a/x/TOK-broken/y", []string{"Something went wrong here"}, []string{"服务器出错了"}, nil},
 		{"nothing", "/", []string{"There is nothing here"}, []string{"这里什么也没有"}, nil},

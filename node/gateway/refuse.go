@@ -27,6 +27,7 @@ var (
 	notYet        = &refusal{status: http.StatusServiceUnavailable, title: "not known here yet", retry: 2, words: notYetWords}
 	unavailable   = &refusal{status: http.StatusServiceUnavailable, title: "file not reachable now", retry: 30, words: unavailableWords}
 	stale         = &refusal{status: http.StatusServiceUnavailable, title: "cut off from the cluster", retry: 10, words: staleWords}
+	restoring     = &refusal{status: http.StatusServiceUnavailable, title: "the organisation is restoring", retry: 3600, words: restoringWords}
 	broken        = &refusal{status: http.StatusInternalServerError, title: "internal error", words: brokenWords}
 	notFound      = &refusal{status: http.StatusNotFound, title: "not found", words: notFoundWords}
 	wrongMethod   = &refusal{status: http.StatusMethodNotAllowed, title: "method not allowed", words: methodWords}
@@ -47,6 +48,8 @@ func refusalFor(err error) *refusal {
 		return unavailable
 	case errors.Is(err, ErrStale):
 		return stale
+	case errors.Is(err, ErrRestoring):
+		return restoring
 	}
 	return broken
 }
@@ -62,7 +65,7 @@ func (g *Gateway) fail(w http.ResponseWriter, r *http.Request, err error) {
 	switch f {
 	case broken:
 		level = slog.LevelError
-	case unavailable, stale, notYet:
+	case unavailable, stale, notYet, restoring:
 		level = slog.LevelWarn
 	}
 	g.log.Log(r.Context(), level, "refused", "status", f.status, "client", g.proxies.client(r), "error", err)

@@ -64,6 +64,18 @@ var (
 			"请几分钟后再试。",
 		},
 	}
+	restoringWords = map[web.Lang]refusalWords{
+		web.English: {
+			"The organisation is restoring its files",
+			"They were brought back from a backup. Links open again when it is known which of them were withdrawn since.",
+			"Try again later. If it takes long, ask the sender.",
+		},
+		web.Chinese: {
+			"该组织正在恢复文件",
+			"文件正从备份中恢复。确认备份之后有哪些链接已被撤回，链接才会重新开放。",
+			"请稍后再试。如果时间较长，请询问发件人。",
+		},
+	}
 	brokenWords = map[web.Lang]refusalWords{
 		web.English: {"Something went wrong here", "The fault is on this side, not yours.", "Try again in a few minutes. If it happens again, tell the sender."},
 		web.Chinese: {"服务器出错了", "问题出在我们这边。", "请几分钟后再试。如果再次发生，请告知发件人。"},

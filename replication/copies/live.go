@@ -72,7 +72,10 @@ func (c *Copies) livePage(tx scanner, from []byte) (roots []cid.Cid, next []byte
 // Forget deletes a root's record and all that names it, inside the transaction that removes the last
 // reference to the root. Its blocks are garbage from the commit on. A root that is not recorded is none
 // the less forgotten.
-func (c *Copies) Forget(tx ReadWriter, root cid.Cid) error {
+func (c *Copies) Forget(tx ReadWriter, root cid.Cid) error { return Forget(tx, root) }
+
+// Forget is what Copies.Forget does, for a ledger whose node does not run.
+func Forget(tx ReadWriter, root cid.Cid) error {
 	rec, err := getRecord(tx, root)
 	if errors.Is(err, ErrNotRecorded) {
 		return nil

@@ -1,0 +1,158 @@
+package backup
+
+import (
+	"bytes"
+	"encoding/binary"
+	"errors"
+	"fmt"
+	"os"
+	"sync"
+
+	"github.com/cockroachdb/pebble/v2"
+	"github.com/cockroachdb/pebble/v2/vfs"
+	"github.com/ipfs/go-cid"
+)
+
+// An index finds blocks, and whatever else there are millions of, in bounded memory: a Pebble in a
+// scratch folder, made anew each time and never synced.
+//
+//	b ‖ CID            generation (4) · car (8) · offset (8) · length (4)
+//	p ‖ car ‖ offset   the same blocks by place: length (4) · CID
+//	r ‖ CID            a root of the state
+//	k ‖ key            an entry of the ledger
+type index struct {
+	fs   vfs.FS
+	dir  string
+	db   *pebble.DB
+	dead *fatal
+}
+
+func openIndex(fs vfs.FS, dir string) (*index, error) {
+	if err := fs.RemoveAll(dir); err != nil && !errors.Is(err, os.ErrNotExist) {
+		return nil, err
+	}
+	cache := pebble.NewCache(8 << 20)
+	defer cache.Unref()
+	dead := &fatal{down: make(chan struct{})}
+	db, err := pebble.Open(dir, &pebble.Options{FS: fs, Cache: cache, DisableWAL: true, MemTableSize: 8 << 20, Logger: dead})
+	if err != nil {
+		return nil, fmt.Errorf("scratch folder %s: %w", dir, err)
+	}
+	return &index{fs: fs, dir: dir, db: db, dead: dead}, nil
+}
+
+// fatal is Pebble's logger. Where Pebble cannot go on it calls Fatalf and counts on the end of the process;
+// a scratch folder is not worth that. The goroutine that called is parked, whoever waits for it hears.
+type fatal struct {
+	once   sync.Once
+	down   chan struct{}
+	reason string
+}
+
+func (f *fatal) Infof(string, ...any)  {}
+func (f *fatal) Errorf(string, ...any) {}
+func (f *fatal) Fatalf(format string, args ...any) {
+	f.once.Do(func() { f.reason = fmt.Sprintf(format, args...); close(f.down) })
+	select {}
+}
+
+// guarded runs fn with an index, which it closes after it. If the scratch folder fails for good, fn is
+// left behind where it stands.
+func guarded(fs vfs.FS, dir string, fn func(*index) error) error {
+	i, err := openIndex(fs, dir)
+	if err != nil {
+		return err
+	}
+	done := make(chan error, 1)
+	go func() {
+		err := fn(i)
+		done <- errors.Join(err, i.close())
+	}()
+	select {
+	case err := <-done:
+		return err
+	case <-i.dead.down:
+		return fmt.Errorf("scratch folder %s: %s", dir, i.dead.reason)
+	}
+}
+
+func (i *index) close() error {
+	err := i.db.Close()
+	if rerr := i.fs.RemoveAll(i.dir); err == nil && !errors.Is(rerr, os.ErrNotExist) {
+		err = rerr
+	}
+	return err
+}
+
+func (i *index) put(key, value []byte) error { return i.db.Set(key, value, pebble.NoSync) }
+
+func (i *index) get(key []byte) (value []byte, ok bool, err error) {
+	v, closer, err := i.db.Get(key)
+	if errors.Is(err, pebble.ErrNotFound) {
+		return nil, false, nil
+	}
+	if err != nil {
+		return nil, false, err
+	}
+	return bytes.Clone(v), true, closer.Close()
+}
+
+func (i *index) clear(prefix byte) error {
+	return i.db.DeleteRange([]byte{prefix}, []byte{prefix + 1}, pebble.NoSync)
+}
+
+// each yields the entries from a key to an end, until fn returns an error. Key and value are its own.
+func (i *index) each(from, to []byte, fn func(key, value []byte) error) (err error) {
+	it, err := i.db.NewIter(&pebble.IterOptions{LowerBound: from, UpperBound: to})
+	if err != nil {
+		return err
+	}
+	defer func() { err = errors.Join(err, it.Close()) }()
+	for ok := it.First(); ok; ok = it.Next() {
+		if err := fn(bytes.Clone(it.Key()), bytes.Clone(it.Value())); err != nil {
+			return err
+		}
+	}
+	return it.Error()
+}
+
+func blockKey(c cid.Cid) []byte { return append([]byte{'b'}, c.Bytes()...) }
+
+func (i *index) putBlock(c cid.Cid, gen uint32, p place) error {
+	v := binary.BigEndian.AppendUint32(nil, gen)
+	v = binary.BigEndian.AppendUint64(v, p.car)
+	v = binary.BigEndian.AppendUint64(v, uint64(p.offset))
+	return i.put(blockKey(c), binary.BigEndian.AppendUint32(v, uint32(p.length)))
+}
+
+func (i *index) block(c cid.Cid) (gen uint32, p place, ok bool, err error) {
+	v, ok, err := i.get(blockKey(c))
+	if err != nil || !ok {
+		return 0, place{}, false, err
+	}
+	gen, p = blockValue(v)
+	return gen, p, true, nil
+}
+
+func blockValue(v []byte) (gen uint32, p place) {
+	return binary.BigEndian.Uint32(v), place{
+		car: binary.BigEndian.Uint64(v[4:]), offset: int64(binary.BigEndian.Uint64(v[12:])), length: int(binary.BigEndian.Uint32(v[20:])),
+	}
+}
+
+func placeKey(p place) []byte {
+	k := binary.BigEndian.AppendUint64([]byte{'p'}, p.car)
+	return binary.BigEndian.AppendUint64(k, uint64(p.offset))
+}
+
+func (i *index) putPlace(p place, id []byte) error {
+	return i.put(placeKey(p), append(binary.BigEndian.AppendUint32(nil, uint32(p.length)), id...))
+}
+
+// places yields the blocks that putPlace noted, by file and offset.
+func (i *index) places(fn func(p place, id []byte) error) error {
+	return i.each([]byte{'p'}, []byte{'p' + 1}, func(key, value []byte) error {
+		p := place{car: binary.BigEndian.Uint64(key[1:]), offset: int64(binary.BigEndian.Uint64(key[9:])), length: int(binary.BigEndian.Uint32(value))}
+		return fn(p, value[4:])
+	})
+}
