@@ -109,12 +109,30 @@ func Write(ctx context.Context, c Config, src Source) (s Summary, err error) {
 	return s, err
 }
 
+// makeDirs makes the folders, durably with all above them that were not there.
 func makeDirs(fs vfs.FS, dir string) error {
-	blocks := fs.PathJoin(dir, blocksDir)
-	if err := fs.MkdirAll(blocks, 0o700); err != nil {
-		return fmt.Errorf("make %s: %w", blocks, err)
+	path := fs.PathJoin(dir, blocksDir)
+	var parents []string // whose entries are new
+	for d := path; ; {
+		if _, err := fs.Stat(d); err == nil {
+			break
+		}
+		up := fs.PathDir(d)
+		parents = append(parents, up)
+		if up == d {
+			break
+		}
+		d = up
 	}
-	return errors.Join(syncDir(fs, dir), syncDir(fs, fs.PathDir(dir)))
+	if err := fs.MkdirAll(path, 0o700); err != nil {
+		return fmt.Errorf("make %s: %w", path, err)
+	}
+	for _, d := range parents {
+		if err := syncDir(fs, d); err != nil {
+			return fmt.Errorf("sync %s: %w", d, err)
+		}
+	}
+	return nil
 }
 
 // A writer is one run.
@@ -252,8 +270,11 @@ func (w *writer) run(ctx context.Context) error {
 			return fmt.Errorf("read the ledger: %w", err)
 		}
 		err := w.copyBlocks(ctx)
-		if errors.Is(err, errGone) {
-			continue // a newer state does not refer to it
+		if errors.Is(err, errGone) { // a newer state does not refer to it
+			if err := w.finishCAR(); err != nil { // what was written can be read there
+				return err
+			}
+			continue
 		}
 		if err != nil {
 			return err
