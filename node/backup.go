@@ -187,12 +187,38 @@ func (s backupSource) Blocks(ctx context.Context, root cid.Cid, want []cid.Cid) 
 			for away < len(want) && !s.n.store.Has(want[away]) {
 				away++
 			}
-			for b, err := range s.n.copies.Blocks(ctx, root, want[:away]) {
-				if !yield(b, err) || err != nil {
-					return
-				}
+			got, more, err := s.fetch(ctx, root, want[:away], yield)
+			if !more {
+				return
 			}
-			want = want[away:]
+			if err != nil {
+				yield(nil, err)
+				return
+			}
+			want = want[got:]
+		}
+	}
+}
+
+// fetch yields blocks from the other nodes. A node that restarts is waited for: a backup may take hours,
+// and goes on. What is no longer referred to is not.
+func (s backupSource) fetch(ctx context.Context, root cid.Cid, want []cid.Cid, yield func(blocks.Block, error) bool) (got int, more bool, err error) {
+	for wait := time.Second; ; wait *= 2 {
+		err = nil
+		for b, e := range s.n.copies.Blocks(ctx, root, want[got:]) {
+			if err = e; err != nil {
+				break
+			}
+			got++
+			if !yield(b, nil) {
+				return got, false, nil
+			}
+		}
+		if err == nil || wait > 16*time.Second {
+			return got, true, err
+		}
+		if refers, rerr := s.Refers(ctx, root); rerr != nil || !refers || !sleep(ctx, wait) {
+			return got, true, err
 		}
 	}
 }
@@ -201,7 +227,10 @@ func (s backupSource) Blocks(ctx context.Context, root cid.Cid, want []cid.Cid) 
 func (backupSource) Links(b blocks.Block) ([]cid.Cid, error) { return store.Links(b) }
 
 // Refers implements backup.Source.
-func (s backupSource) Refers(root cid.Cid) (yes bool, err error) {
+func (s backupSource) Refers(ctx context.Context, root cid.Cid) (yes bool, err error) {
+	if err := s.n.ledger.ReadIndex(ctx); err != nil { // a deletion may not have come here yet
+		return false, err
+	}
 	err = s.n.ledger.View(func(tx *replication.Tx) error { yes = copies.Recorded(tx, root); return nil })
 	return yes, err
 }

@@ -2,6 +2,7 @@ package node
 
 import (
 	"bytes"
+	"cmp"
 	"context"
 	"crypto/ed25519"
 	"crypto/rand"
@@ -87,9 +88,8 @@ func Restore(ctx context.Context, c Config, o RestoreOptions) (Restored, error) 
 	if b.Header.Organisation != c.Organisation {
 		return Restored{}, hint(fmt.Errorf("the backup is of organisation %q, not %q", b.Header.Organisation, c.Organisation), "name the organisation that it is of: --org "+b.Header.Organisation)
 	}
-	if c.Public.Files == "" && c.Public.App == "" {
-		c.Public.Files, c.Public.App = b.Header.PublicFiles, b.Header.PublicApp
-	}
+	c.Public.Files = cmp.Or(c.Public.Files, b.Header.PublicFiles)
+	c.Public.App = cmp.Or(c.Public.App, b.Header.PublicApp)
 	if err := c.Validate(); err != nil {
 		return Restored{}, err
 	}

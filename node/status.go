@@ -117,7 +117,7 @@ func (n *Node) warnings(s api.Status, ls replication.Status) []string {
 		say("this ledger was recovered after its majority was lost (recovery %d): members of before must be removed and join anew", ls.Recovery)
 	}
 	if n.linksAreClosed() {
-		say(`restored from a backup: every link is closed, since it is not known which were revoked after it. "valise restore-end --revocations FILE" (or --revocations-lost) opens them`)
+		say(`restored from a backup: every link is closed, since it is not known which were revoked after it. "valise links open" with the journal of revocations opens them`)
 	}
 	if skew := n.skew.get(); skew.Abs() > maxSkew {
 		say("this node's clock is off by %s against the others: %s", skew.Round(time.Second), clockHint)

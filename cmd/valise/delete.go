@@ -93,5 +93,15 @@ func printReceipt(w io.Writer, r api.Receipt) error {
 		}
 		fmt.Fprintf(t, "%s\t%s\t%s\n", n.Name, n.Site, state)
 	}
-	return t.Flush()
+	if err := t.Flush(); err != nil {
+		return err
+	}
+	for _, b := range r.Backups {
+		until := "without an end"
+		if b.Until != nil {
+			until = "until " + b.Until.Local().Format("2006-01-02")
+		}
+		fmt.Fprintf(w, "Backup:  of %s by %s, folder %s, state %d: may hold it, %s\n", b.At.Local().Format("2006-01-02 15:04:05 MST"), b.Node, b.Backup, b.State, until)
+	}
+	return nil
 }

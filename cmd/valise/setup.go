@@ -35,6 +35,7 @@ type options struct {
 	nextHop, tls, user     string
 	demoOnce               bool
 	message, keep          string
+	backup                 backupOptions
 }
 
 func dirFlag(c *call) {

@@ -143,7 +143,7 @@ func (c *cluster) Links(b blocks.Block) (links []cid.Cid, err error) {
 	return links, nil
 }
 
-func (c *cluster) Refers(root cid.Cid) (bool, error) { return c.roots[root], nil }
+func (c *cluster) Refers(_ context.Context, root cid.Cid) (bool, error) { return c.roots[root], nil }
 
 func (c *cluster) Noted(_ context.Context, h Header, done bool) error {
 	c.noted = append(c.noted, fmt.Sprintf("%d %v", h.State, done))

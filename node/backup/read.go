@@ -7,6 +7,7 @@ import (
 	"fmt"
 	"iter"
 	"slices"
+	"sync"
 
 	"github.com/cockroachdb/pebble/v2/vfs"
 	blocks "github.com/ipfs/go-block-format"
@@ -86,6 +87,8 @@ func (b *Backup) Blocks(ctx context.Context, fn func(blocks.Block) error, bad fu
 type View struct {
 	b     *Backup
 	index *index
+
+	mu    sync.Mutex // guards the field below
 	files cars
 }
 
@@ -129,7 +132,7 @@ func (v *View) Scan(from, to []byte) iter.Seq2[[]byte, []byte] {
 	}
 }
 
-// Blocks yields blocks in the order asked for. It is for one caller at a time.
+// Blocks yields blocks in the order asked for.
 func (v *View) Blocks(_ context.Context, want []cid.Cid) iter.Seq2[blocks.Block, error] {
 	return func(yield func(blocks.Block, error) bool) {
 		for _, c := range want {
@@ -149,6 +152,8 @@ func (v *View) block(c cid.Cid) (blocks.Block, error) {
 	if !ok {
 		return nil, fmt.Errorf("block %s is not in the backup: %w", c, ErrDamaged)
 	}
+	v.mu.Lock()
+	defer v.mu.Unlock()
 	f, err := v.files.file(p.car)
 	if err != nil {
 		return nil, err

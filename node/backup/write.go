@@ -22,12 +22,13 @@ import (
 type Source interface {
 	// State reads one consistent state: it calls begin once, and then entry and root for all there are.
 	State(ctx context.Context, w StateSink) error
-	// Blocks yields blocks under a root in the order asked for, each verified, or an error.
+	// Blocks yields blocks under a root in the order asked for, each verified, or an error when they
+	// cannot be had in reasonable time.
 	Blocks(ctx context.Context, root cid.Cid, want []cid.Cid) iter.Seq2[blocks.Block, error]
 	// Links names a block's children; none for leaves.
 	Links(b blocks.Block) ([]cid.Cid, error)
 	// Refers says whether the cluster still refers to a root now.
-	Refers(root cid.Cid) (bool, error)
+	Refers(ctx context.Context, root cid.Cid) (bool, error)
 	// Noted is told of a state before it is durable, and again, with done, when no other is left in the folder.
 	Noted(ctx context.Context, h Header, done bool) error
 }
@@ -352,7 +353,7 @@ func (w *writer) copyBlocks(ctx context.Context) error {
 			if ctx.Err() != nil {
 				return context.Cause(ctx)
 			}
-			if refers, rerr := w.src.Refers(root); rerr == nil && !refers {
+			if refers, rerr := w.src.Refers(ctx, root); rerr == nil && !refers {
 				return errGone
 			}
 			return fmt.Errorf("content %s: %w", root, err)
