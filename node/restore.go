@@ -94,7 +94,11 @@ func Restore(ctx context.Context, c Config, o RestoreOptions) (Restored, error) 
 		return Restored{}, err
 	}
 	if o.Journal != nil { // a damaged one is found before anything is done
-		if _, err := readJournal(o.Journal, keys.Cluster, func(journalEntry) error { return nil }); err != nil {
+		_, err := o.Journal.Seek(0, io.SeekStart)
+		if err == nil {
+			_, err = readJournal(o.Journal, keys.Cluster, func(journalEntry) error { return nil })
+		}
+		if err != nil {
 			return Restored{}, err
 		}
 	}

@@ -3,8 +3,12 @@ package testnet
 import (
 	"bytes"
 	"context"
+	"fmt"
 	"io"
 	"net/http"
+	"os"
+	"path/filepath"
+	"slices"
 	"strings"
 	"testing"
 
@@ -293,4 +297,225 @@ func fileOf(t *testing.T, fs vfs.FS, path string) []byte {
 		t.Fatal(err)
 	}
 	return data
+}
+
+// A flipped bit in a backup is named by verify and by restore; a restore that is told so leaves it out.
+func TestBackup_DamageIsNamedAndLeftOut(t *testing.T) {
+	t.Parallel()
+	v, ctx := village(t, Config{Sites: []string{"berlin"}})
+	fs := vfs.NewCrashableMem()
+	p := person(t, ctx, v, "sender@example.org")
+	contents := map[string][]byte{}
+	for _, name := range []string{"a.bin", "b.bin", "c.bin"} {
+		content := randomBytes(1_500_000)
+		contents[sendFile(t, ctx, v, 0, p, name, content)] = content
+	}
+	backedUp(t, ctx, v, 0, fs)
+	keys, journal := keysOf(t, ctx, v), journalOf(t, ctx, v)
+	const name = "0000000000000001.car"
+	path := backupDir + "/blocks/" + name
+	data := fileOf(t, fs, path)
+	data[len(data)-1000] ^= 1
+	f, err := fs.Create(path, "test")
+	if err != nil {
+		t.Fatal(err)
+	}
+	if _, err := f.Write(data); err != nil {
+		t.Fatal(err)
+	}
+	f.Close()
+	_, _, damaged, err := node.VerifyBackup(ctx, fs, backupDir)
+	if err != nil || len(damaged) != 1 || !strings.Contains(damaged[0].Error(), name) {
+		t.Errorf("verify: %v, %v; want one that names %s", damaged, err, name)
+	}
+	c := newcomer(t, v, "rome")
+	o := node.RestoreOptions{FS: fs, From: backupDir, Keys: keys, Journal: bytes.NewReader(journal)}
+	if _, err := node.Restore(ctx, c, o); err == nil || !strings.Contains(err.Error(), name) || node.Hint(err) == "" {
+		t.Errorf("restore: got %v, want an error that names %s, with a hint", err, name)
+	}
+	verify(t, ctx, v)
+
+	o.Damaged = true
+	w, ctx, restored := restoredVillage(t, fs, keys, o, "rome")
+	if len(restored.Damaged) != 1 || restored.Lacking != 1 || restored.Contents != 3 {
+		t.Errorf("restored: %+v", restored)
+	}
+	whole := 0
+	for link, content := range contents {
+		if a := get(t, ctx, w, 0, link, nil); a.Status == http.StatusOK && a.Body == string(content) {
+			whole++
+		}
+	}
+	if whole != 2 {
+		t.Errorf("%d of 3 files are whole, want 2", whole)
+	}
+	verify(t, ctx, w)
+}
+
+// A restore that was cut short is run again, and a node that was restored into is not restored into again.
+func TestBackup_RestoreCutShortIsRunAgain(t *testing.T) {
+	t.Parallel()
+	v, ctx := village(t, Config{Sites: []string{"berlin"}})
+	fs := vfs.NewCrashableMem()
+	p := person(t, ctx, v, "sender@example.org")
+	content := randomBytes(5 << 20)
+	link := sendFile(t, ctx, v, 0, p, "a.bin", content)
+	done := backedUp(t, ctx, v, 0, fs)
+	keys := keysOf(t, ctx, v)
+	verify(t, ctx, v)
+	var c node.Config
+	w, ctx := village(t, Config{Sites: []string{"rome"}, Found: func(ctx context.Context, fresh node.Config) error {
+		c = fresh
+		for _, blocks := range []int{1, 3, done.Blocks} {
+			cut, cancel := context.WithCancel(ctx)
+			o := node.RestoreOptions{FS: fs, From: backupDir, Keys: keys, Lost: true, Progress: func(p api.BackupProgress) {
+				if p.Blocks == blocks {
+					cancel()
+				}
+			}}
+			if _, err := node.Restore(cut, c, o); err == nil {
+				t.Errorf("cut short after %d blocks, it says that it is done", blocks)
+			}
+			if _, err := node.Open(ctx, c); err == nil {
+				t.Fatal("half a restore is a node")
+			}
+		}
+		_, err := node.Restore(ctx, c, node.RestoreOptions{FS: fs, From: backupDir, Keys: keys, Lost: true})
+		return err
+	}})
+	if a := get(t, ctx, w, 0, link, nil); a.Status != http.StatusOK || a.Body != string(content) {
+		t.Errorf("the link: %d, %d bytes", a.Status, len(a.Body))
+	}
+	if _, err := node.Restore(ctx, c, node.RestoreOptions{FS: fs, From: backupDir, Keys: keys, Lost: true}); err == nil || node.Hint(err) == "" {
+		t.Errorf("into a node's folder: got %v, want an error with a hint", err)
+	}
+	verify(t, ctx, w)
+}
+
+// Files of one account come back into the running cluster, and nothing that is there is overwritten.
+func TestBackup_FilesOfOneAccount(t *testing.T) {
+	t.Parallel()
+	v, ctx := village(t, Config{Sites: threeAtTwo, Adjust: twoCopies})
+	fs := vfs.NewCrashableMem()
+	p, q := person(t, ctx, v, "sender@example.org"), person(t, ctx, v, "other@example.org")
+	put := func(r api.PutRequest, content []byte) api.PutDone {
+		t.Helper()
+		done, err := v.Houses[0].Node().Admin().Put(ctx, r, bytes.NewReader(content))
+		if err != nil {
+			t.Fatal(err)
+		}
+		return done
+	}
+	was, is := randomBytes(2_500_000), randomBytes(700_000)
+	same := put(api.PutRequest{Account: p.Address, Name: "same.bin"}, randomBytes(300_000))
+	changed := put(api.PutRequest{Account: p.Address, Name: "plan.tar.gz"}, was)
+	gone := put(api.PutRequest{Account: p.Address, Name: "gone.bin"}, randomBytes(400_000))
+	theirs := put(api.PutRequest{Account: q.Address, Name: "theirs.bin"}, randomBytes(400_000))
+	backedUp(t, ctx, v, 0, fs)
+	keys := keysOf(t, ctx, v)
+	put(api.PutRequest{Account: p.Address, Name: "plan.tar.gz", Replace: changed.File}, is)
+	deleted(t, ctx, v.Houses[1], p.Address, gone.File)
+	v.Promise(changed.Link, is)
+
+	restore := func(r api.RestoreFileRequest) (map[string]api.RestoredFile, error) {
+		r.Dir, r.Keys, r.Account = backupDir, keys, p.Address
+		a, err := v.Houses[2].Node().RestoreFile(ctx, fs, r, nil)
+		out := map[string]api.RestoredFile{}
+		for _, f := range a.Files {
+			out[f.File] = f
+		}
+		return out, err
+	}
+	for round, did := range []string{"new", "same"} {
+		all, err := restore(api.RestoreFileRequest{All: true})
+		if err != nil {
+			t.Fatal(err)
+		}
+		if len(all) != 3 || all[same.File].Did != "same" || all[gone.File].Did != "deleted" || all[changed.File].Did != did || !strings.HasPrefix(all[changed.File].Name, "plan.tar (20") {
+			t.Errorf("all files, round %d: %+v", round, all)
+		}
+	}
+	if _, err := restore(api.RestoreFileRequest{File: theirs.File}); err == nil || node.Hint(err) == "" {
+		t.Errorf("another account's file: got %v, want an error with a hint", err)
+	}
+	if a := get(t, ctx, v, 1, changed.Link, nil); a.Body != string(is) {
+		t.Error("the file that is there was changed")
+	}
+	one, err := restore(api.RestoreFileRequest{File: changed.File})
+	if err != nil || one[changed.File].Did != "version" || one[changed.File].Version != 3 {
+		t.Errorf("one file: %+v, %v", one, err)
+	}
+	if err := v.Wait(ctx, "the version that was", func() (bool, error) {
+		a := get(t, ctx, v, 1, changed.Link, nil)
+		return a.Body == string(was), nil
+	}); err != nil {
+		t.Error(err)
+	}
+	v.acks = nil
+	v.Promise(changed.Link, was)
+	verify(t, ctx, v)
+}
+
+// A node appends to its journal what is revoked and deleted, wherever in the cluster; kept through
+// restarts and torn lines, it says the same as the one that is exported.
+func TestBackup_JournalIsKept(t *testing.T) {
+	t.Parallel()
+	name := filepath.Join(t.TempDir(), "journal")
+	v, ctx := village(t, Config{Sites: []string{"berlin", "paris"}, Adjust: func(i int, c *node.Config) {
+		if i == 1 {
+			c.Backup.Journal = name
+		}
+	}})
+	p := person(t, ctx, v, "sender@example.org")
+	put := func(name string) api.PutDone {
+		t.Helper()
+		done, err := v.Houses[0].Node().Admin().Put(ctx, api.PutRequest{Account: p.Address, Name: name}, bytes.NewReader(randomBytes(1000)))
+		if err != nil {
+			t.Fatal(err)
+		}
+		return done
+	}
+	end := func(what string) {
+		t.Helper()
+		if _, err := v.Houses[0].Node().Admin().Revoke(ctx, api.RevokeRequest{Link: put("r" + what).Link}); err != nil {
+			t.Fatal(err)
+		}
+		deleted(t, ctx, v.Houses[0], p.Address, put("d"+what).File)
+	}
+	equal := func() {
+		t.Helper()
+		if err := v.Wait(ctx, "the journal to say what the ledger does", func() (bool, error) {
+			kept, err := os.ReadFile(name)
+			if err != nil {
+				return false, err
+			}
+			lines := func(data []byte) []string { return slices.Sorted(strings.Lines(string(data))) }
+			got, want := lines(kept), lines(journalOf(t, ctx, v))
+			return slices.Equal(got, want), fmt.Errorf("%d lines, want %d", len(got), len(want))
+		}); err != nil {
+			t.Error(err)
+		}
+	}
+	end("1")
+	equal()
+	if err := v.Kill(1); err != nil {
+		t.Fatal(err)
+	}
+	f, err := os.OpenFile(name, os.O_WRONLY|os.O_APPEND, 0)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if _, err := f.WriteString(`1234abcd {"at":"20`); err != nil { // a power cut in the middle of a line
+		t.Fatal(err)
+	}
+	f.Close()
+	if err := v.Restart(ctx, 1); err != nil {
+		t.Fatal(err)
+	}
+	if err := v.Settled(ctx); err != nil {
+		t.Fatal(err)
+	}
+	end("2")
+	equal()
+	verify(t, ctx, v)
 }
