@@ -6,9 +6,11 @@ import (
 	"errors"
 	"fmt"
 	"iter"
+	"os"
 	"path/filepath"
 	"slices"
 	"strings"
+	"syscall"
 	"time"
 
 	"github.com/cockroachdb/pebble/v2/vfs"
@@ -51,9 +53,8 @@ func (n *Node) Backup(ctx context.Context, o BackupOptions) (api.BackupDone, err
 	if o.Progress != nil {
 		c.Progress = func(p backup.Progress) { o.Progress(api.BackupProgress(p)) }
 	}
-	ctx, cancel := context.WithCancel(ctx)
+	ctx, cancel := n.whileUp(ctx)
 	defer cancel()
-	defer context.AfterFunc(n.ctx, cancel)()
 	s, err := backup.Write(ctx, c, backupSource{n, o.Keep})
 	if err != nil {
 		return api.BackupDone{}, backupHint(fmt.Errorf("backup to %s: %w", o.Dir, err))
@@ -70,8 +71,17 @@ func (n *Node) Backup(ctx context.Context, o BackupOptions) (api.BackupDone, err
 	return done, nil
 }
 
+// whileUp is ctx until the node closes.
+func (n *Node) whileUp(ctx context.Context) (context.Context, context.CancelFunc) {
+	ctx, cancel := context.WithCancel(ctx)
+	stop := context.AfterFunc(n.ctx, cancel)
+	return ctx, func() { stop(); cancel() }
+}
+
 func backupHint(err error) error {
 	switch {
+	case err == nil:
+		return nil
 	case Hint(err) != "":
 		return err
 	case errors.Is(err, backup.ErrForeign):
@@ -84,6 +94,12 @@ func backupHint(err error) error {
 		return hint(err, "use the valise that wrote it, or a newer one")
 	case errors.Is(err, backup.ErrKeys):
 		return hint(err, `restoring needs the file that "valise backup keys" wrote, after the last change of keys, and its passphrase`)
+	case errors.Is(err, os.ErrPermission):
+		return hint(err, "the folder is read and written by the node itself: it must belong to the user that runs it")
+	case errors.Is(err, syscall.ENOSPC):
+		return hint(err, "make room and run it again: it goes on where it was, and the folder has the state it had before")
+	case errors.Is(err, errNoKey):
+		return hint(err, "run it on a full node: this one does not hold the organisation's secrets")
 	case errors.Is(err, copies.ErrNotFound):
 		return hint(err, `no node in reach has that block: "valise status" shows which are away. The folder has the state it had before`)
 	}
@@ -327,7 +343,7 @@ func (a admin) BackupKeys(ctx context.Context) (api.KeysAnswer, error) {
 	}
 	keys := n.keys.export(n.cluster, n.cfg.now())
 	if len(keys.Secrets) == 0 {
-		return api.KeysAnswer{}, fmt.Errorf("export: %w", errNoKey)
+		return api.KeysAnswer{}, backupHint(fmt.Errorf("export the secrets: %w", errNoKey))
 	}
 	data, err := keys.Encode()
 	return api.KeysAnswer{Organisation: n.cluster.Organisation, Keys: data}, err

@@ -211,6 +211,9 @@ func (n *Node) openLedger(ctx context.Context) (err error) {
 }
 
 func (n *Node) openStore(ctx context.Context) (err error) {
+	if err := n.fs.RemoveAll(n.fs.PathJoin(n.cfg.Dir, scratchDir)); err != nil && !errors.Is(err, errNotExist) {
+		return fmt.Errorf("what a backup left when the node was killed: %w", err)
+	}
 	n.store, err = store.Open(ctx, store.Config{
 		Dir: n.fs.PathJoin(n.cfg.Dir, "store"), FS: n.fs, Cache: n.cache, Reserve: int64(n.cfg.Store.Reserve), Free: n.cfg.free, Logger: n.log,
 	})

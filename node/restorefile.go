@@ -44,6 +44,8 @@ func (n *Node) RestoreFile(ctx context.Context, fs vfs.FS, r api.RestoreFileRequ
 		return out, hint(errors.New("this node is busy with a backup"), "wait until that one has ended")
 	}
 	defer n.backups.Unlock()
+	ctx, cancel := n.whileUp(ctx)
+	defer cancel()
 	b, err := backup.Open(fs, r.Dir)
 	if err != nil {
 		return out, backupHint(err)

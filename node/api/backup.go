@@ -121,11 +121,26 @@ func (s *server) backupRoutes(mux *http.ServeMux) {
 		})
 	})
 	mux.HandleFunc("GET /v1/revocations", func(w http.ResponseWriter, r *http.Request) {
-		if err := s.admin.Revocations(r.Context(), w); err != nil {
+		begun := &began{w: w}
+		switch err := s.admin.Revocations(r.Context(), begun); {
+		case err != nil && !begun.yes:
+			s.problem(w, r, http.StatusUnprocessableEntity, err)
+		case err != nil:
 			s.log.WarnContext(r.Context(), "journal of revocations not delivered", "err", err)
 			panic(http.ErrAbortHandler) // the client must not take what it has for whole
 		}
 	})
+}
+
+// began notes whether an answer has begun.
+type began struct {
+	w   io.Writer
+	yes bool
+}
+
+func (b *began) Write(p []byte) (int, error) {
+	b.yes = true
+	return b.w.Write(p)
 }
 
 // A line is one line of a streamed answer: progress, and at the end one of the others.

@@ -101,7 +101,7 @@ func TestBuriedFilesAreGoneAtOnceAndClearedInSteps(t *testing.T) {
 	if diff := cmp.Diff(texts(t, "one", "two"), names(orphans)); diff != "" || steps != 3 {
 		t.Errorf("%d steps (-want +got)\n%s", steps, diff)
 	}
-	want := Burial{File: "f1", Account: "account", Name: "a.txt", At: noon, By: "operator", Versions: 5, Done: true}
+	want := Burial{File: "f1", Account: "account", Name: "a.txt", Created: noon, At: noon, By: "operator", Versions: 5, Done: true}
 	if got, err := LoadBurial(m, "f1"); err != nil || got != want {
 		t.Errorf("burial: %+v, %v", got, err)
 	}
