@@ -3,8 +3,10 @@ package testnet
 import (
 	"bytes"
 	"context"
+	"errors"
 	"fmt"
 	"io"
+	"maps"
 	"net/http"
 	"os"
 	"path/filepath"
@@ -16,6 +18,7 @@ import (
 
 	"github.com/valise-mail/valise/node"
 	"github.com/valise-mail/valise/node/api"
+	"github.com/valise-mail/valise/node/backup"
 )
 
 const backupDir = "/backup"
@@ -183,6 +186,7 @@ func TestBackup_EverythingComesBack(t *testing.T) {
 			}
 		}
 	}
+	checkSecrets(t, keys, keysOf(t, ctx, w))
 	// The account goes on with its app password, also through the node that joined.
 	if err := w.Houses[1].Node().Admin().AddMailbox(ctx, api.MailboxRequest{Account: p.Address, Address: p.Address, NextHop: w.Mail.Addr(), TLS: "none"}); err != nil {
 		t.Fatal(err)
@@ -194,6 +198,32 @@ func TestBackup_EverythingComesBack(t *testing.T) {
 	}
 	w.Promise(kept[0].link, kept[0].content)
 	verify(t, ctx, w)
+}
+
+// checkSecrets compares the secrets before and after a restore: all are the same, but for the one that
+// signs what browsers carry.
+func checkSecrets(t *testing.T, before, after []byte) {
+	t.Helper()
+	secrets := func(data []byte) map[string]string {
+		k, err := backup.DecodeKeys(data)
+		if err != nil {
+			t.Fatal(err)
+		}
+		out := map[string]string{}
+		for _, s := range k.Secrets {
+			out[fmt.Sprint(s.Kind, s.Epoch)] = string(s.Value)
+		}
+		return out
+	}
+	was, is := secrets(before), secrets(after)
+	if is["cookie1"] != "" || is["cookie2"] == "" || is["cookie2"] == was["cookie1"] {
+		t.Error("the cookie key is the one from before the restore")
+	}
+	delete(was, "cookie1")
+	delete(is, "cookie2")
+	if len(was) < 4 || !maps.Equal(was, is) {
+		t.Errorf("%d secrets before, %d after, and they differ", len(was), len(is))
+	}
 }
 
 // Without the journal a restored cluster opens no link, and says why; with it, or with the word that it
@@ -246,8 +276,12 @@ func TestBackup_OpensNothingWithoutTheKeys(t *testing.T) {
 	p := person(t, ctx, v, "sender@example.org")
 	text := bytes.Repeat([]byte("a sentence that must not be read. "), 20_000)
 	sendFile(t, ctx, v, 0, p, "confidential.txt", text)
+	if _, err := v.Houses[0].Node().Admin().Invite(ctx, api.InviteRequest{Site: "paris"}); err != nil {
+		t.Fatal(err)
+	}
 	backedUp(t, ctx, v, 0, fs)
 	keys := keysOf(t, ctx, v)
+	checkKeptOut(t, fs, keys)
 	for _, dir := range []string{backupDir, backupDir + "/blocks"} {
 		names, err := fs.List(dir)
 		if err != nil {
@@ -279,6 +313,120 @@ func TestBackup_OpensNothingWithoutTheKeys(t *testing.T) {
 	}
 	verify(t, octx, w)
 	verify(t, ctx, v)
+}
+
+// checkKeptOut opens the ledger of a backup, with the keys, and looks for what no backup has.
+func checkKeptOut(t *testing.T, fs vfs.FS, keys []byte) {
+	t.Helper()
+	k, err := backup.DecodeKeys(keys)
+	if err != nil {
+		t.Fatal(err)
+	}
+	b, err := backup.Open(fs, backupDir)
+	if err != nil {
+		t.Fatal(err)
+	}
+	entries := 0
+	err = b.Ledger(k, func(key, value []byte) error {
+		entries++
+		if bytes.HasPrefix(key, []byte("nk")) || bytes.HasPrefix(key, []byte("nt")) {
+			t.Errorf("entry %q is in the backup", key)
+		}
+		for _, s := range k.Secrets {
+			if bytes.Contains(value, s.Value) {
+				t.Errorf("entry %q has the %s key", key, s.Kind)
+			}
+		}
+		return nil
+	})
+	if err != nil || entries < 10 {
+		t.Errorf("%d entries, %v", entries, err)
+	}
+}
+
+// Nodes fail and files are deleted while a backup runs; it ends all the same, and is whole. So is the one
+// before when the node that writes is killed.
+func TestBackup_WhileNodesFail(t *testing.T) {
+	t.Parallel()
+	v, ctx := village(t, Config{Sites: threeAtTwo, Adjust: twoCopies})
+	fs := vfs.NewCrashableMem()
+	p := person(t, ctx, v, "sender@example.org")
+	links, doomed := map[string][]byte{}, []api.PutDone{}
+	put := func(name string) (api.PutDone, []byte) {
+		t.Helper()
+		content := randomBytes(400_000)
+		done, err := v.Houses[0].Node().Admin().Put(ctx, api.PutRequest{Account: p.Address, Name: name}, bytes.NewReader(content))
+		if err != nil {
+			t.Fatal(err)
+		}
+		return done, content
+	}
+	for i := range 12 {
+		done, content := put(fmt.Sprintf("%d.bin", i))
+		if i%4 == 3 {
+			doomed = append(doomed, done)
+			continue
+		}
+		links[done.Link] = content
+		v.Promise(done.Link, content)
+	}
+	waitAllCopies(t, ctx, v)
+	at := v.Houses[2].Node()
+	var failed error
+	step := 0
+	done, err := at.Backup(ctx, node.BackupOptions{FS: fs, Dir: backupDir, CARSize: 1 << 20, Progress: func(p api.BackupProgress) {
+		step++
+		switch {
+		case step == 2:
+			failed = errors.Join(failed, v.Kill(1))
+		case step == 4:
+			failed = errors.Join(failed, v.Restart(ctx, 1))
+		case step >= 5 && len(doomed) > 0 && len(links) == 9:
+			_, err := at.Admin().Delete(ctx, api.DeleteRequest{Account: "sender@example.org", File: doomed[0].File})
+			failed = errors.Join(failed, err)
+			doomed = doomed[1:]
+		}
+	}})
+	if err != nil || failed != nil {
+		t.Fatal(err, failed)
+	}
+	if done.Contents < 9 || done.Contents > 12 {
+		t.Errorf("done: %+v", done)
+	}
+	keys := keysOf(t, ctx, v)
+
+	// Another one, whose writer is killed: its folder is what had been synced by then.
+	last, content := put("last.bin")
+	v.Promise(last.Link, content)
+	cut, cancel := context.WithCancel(ctx)
+	if _, err := v.Houses[0].Node().Backup(cut, node.BackupOptions{FS: fs, Dir: backupDir, Progress: func(api.BackupProgress) { cancel() }}); err == nil {
+		t.Error("it was cut short and says that it is done")
+	}
+	fs = fs.CrashClone(vfs.CrashCloneCfg{})
+	if err := v.Settled(ctx); err != nil {
+		t.Fatal(err)
+	}
+	verify(t, ctx, v)
+	w, ctx, restored := restoredVillage(t, fs, keys, node.RestoreOptions{Lost: true}, "rome")
+	if restored.Contents != done.Contents {
+		t.Errorf("restored %d contents of %d", restored.Contents, done.Contents)
+	}
+	for link, content := range links {
+		if a := get(t, ctx, w, 0, link, nil); a.Status != http.StatusOK || a.Body != string(content) {
+			t.Errorf("%s: %d, %d bytes", link, a.Status, len(a.Body))
+		}
+	}
+	verify(t, ctx, w)
+}
+
+func waitAllCopies(t *testing.T, ctx context.Context, v *Village) {
+	t.Helper()
+	if err := v.Wait(ctx, "all copies", func() (bool, error) {
+		s, err := v.Houses[0].Node().Admin().Status(ctx)
+		return err == nil && s.Copies.Missing == 0, err
+	}); err != nil {
+		t.Fatal(err)
+	}
 }
 
 // fileOf reads a file; nil for a folder.

@@ -301,7 +301,8 @@ func TestCutShortAnywhere(t *testing.T) {
 			}
 			return nil
 		}))
-		_, err := write(t.Context(), fs, copyOf(now))
+		run := copyOf(now)
+		_, err := write(t.Context(), fs, run)
 		if image == nil {
 			if err != nil {
 				t.Fatal(err)
@@ -311,6 +312,12 @@ func TestCutShortAnywhere(t *testing.T) {
 		cuts++
 		if errOld, errNow := check(image, old), check(image, now); errOld != nil && errNow != nil {
 			t.Fatalf("cut at step %d: neither the old state: %v; nor the new: %v", step, errOld, errNow)
+		}
+		if check(image, now) == nil && !slices.Contains(run.noted, "2 false") {
+			t.Fatalf("cut at step %d: the new state is there, and nobody was told", step)
+		}
+		if check(image, old) == nil && slices.Contains(run.noted, "2 true") {
+			t.Fatalf("cut at step %d: the old state is there, and somebody was told that it is gone", step)
 		}
 		if _, err := write(t.Context(), image, copyOf(now)); err != nil {
 			t.Fatalf("cut at step %d, the next run: %v", step, err)
