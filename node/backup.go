@@ -98,6 +98,8 @@ func backupHint(err error) error {
 		return hint(err, "the folder is read and written by the node itself: it must belong to the user that runs it")
 	case errors.Is(err, syscall.ENOSPC):
 		return hint(err, "make room and run it again: it goes on where it was, and the folder has the state it had before")
+	case errors.Is(err, store.ErrNoSpace):
+		return hint(err, "the node's disk is full, or free space is at the reserve: make room and run it again, it goes on where it was")
 	case errors.Is(err, errNoKey):
 		return hint(err, "run it on a full node: this one does not hold the organisation's secrets")
 	case errors.Is(err, copies.ErrNotFound):
@@ -168,13 +170,19 @@ func (s backupSource) header(tx *replication.Tx) (h backup.Header, secret []byte
 	}
 	h = backup.Header{
 		Organisation: n.cluster.Organisation, Cluster: n.cluster.Cluster, OrgKey: n.cluster.OrgKey, At: n.cfg.now(), Index: tx.Index(),
-		Node: n.cfg.name(), Program: Version, KeyEpoch: epoch, Secrets: n.keys.export(n.cluster, n.cfg.now()).Checks(),
+		Node: n.cfg.name(), Program: Version, KeyEpoch: epoch, Secrets: neededChecks(n.keys.export(n.cluster, n.cfg.now())),
 		PublicFiles: org.PublicFiles, PublicApp: org.PublicApp,
 	}
 	if s.keep > 0 {
 		h.Until = h.At.Add(s.keep)
 	}
 	return h, secret, nil
+}
+
+// neededChecks are of the secrets without which a restore is not whole: all but what signs for browsers,
+// which a restore draws anew.
+func neededChecks(k backup.Keys) []backup.SecretCheck {
+	return slices.DeleteFunc(k.Checks(), func(c backup.SecretCheck) bool { return c.Kind == kindCookie })
 }
 
 // export is every secret that this node holds.
@@ -270,6 +278,16 @@ type backupState struct {
 	Node  string    `cbor:"5,keyasint"`
 }
 
+// answer is the state as operators see it, of the folder whose record has that key.
+func (s backupState) answer(key []byte) api.ReceiptBackup {
+	out := api.ReceiptBackup{Backup: string(key[len(backupKeys):]), State: s.State, Node: s.Node, At: s.At.UTC()}
+	if !s.Until.IsZero() {
+		until := s.Until.UTC()
+		out.Until = &until
+	}
+	return out
+}
+
 var (
 	backupKeys    = []byte("nb")
 	keyRestored   = []byte("nr")
@@ -309,15 +327,44 @@ func receiptBackups(tx *replication.Tx, b drive.Burial, now time.Time) ([]api.Re
 			if !holds || !s.Until.IsZero() && now.After(s.Until) {
 				continue
 			}
-			rb := api.ReceiptBackup{Backup: string(k[len(backupKeys):]), State: s.State, Node: s.Node, At: s.At.UTC()}
-			if !s.Until.IsZero() {
-				until := s.Until.UTC()
-				rb.Until = &until
-			}
-			out = append(out, rb)
+			out = append(out, s.answer(k))
 		}
 	}
 	return out, nil
+}
+
+// Backups implements api.Admin: the folders that the ledger knows of.
+func (a admin) Backups(ctx context.Context) (api.BackupsAnswer, error) {
+	wait, cancel := context.WithTimeout(ctx, freshWait)
+	defer cancel()
+	_ = a.n.ledger.ReadIndex(wait)
+	out := api.BackupsAnswer{Backups: []api.ReceiptBackup{}}
+	err := a.n.ledger.View(func(tx *replication.Tx) error {
+		out.Backups = out.Backups[:0]
+		for k, v := range tx.Scan(backupKeys, replication.PrefixEnd(backupKeys)) {
+			var r backupRecord
+			if err := replication.Unmarshal(v, &r); err != nil {
+				return fmt.Errorf("backup %q: %w", k, err)
+			}
+			for _, s := range r.States {
+				out.Backups = append(out.Backups, s.answer(k))
+			}
+		}
+		return nil
+	})
+	return out, err
+}
+
+// BackupGone implements api.Admin.
+func (a admin) BackupGone(ctx context.Context, r api.BackupGoneRequest) error {
+	err := a.n.ledger.Update(ctx, func(tx *replication.Tx) error {
+		if _, ok := tx.Get(backupKey(r.Backup)); !ok || r.Backup == "" {
+			return hint(fmt.Errorf("no backup %q is known", r.Backup), `"valise backup list" shows the ids of all that are`)
+		}
+		tx.Delete(backupKey(r.Backup))
+		return nil
+	})
+	return ledgerHint(err)
 }
 
 // Backup implements api.Admin.

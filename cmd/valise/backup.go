@@ -9,6 +9,7 @@ import (
 	"path/filepath"
 	"strconv"
 	"strings"
+	"text/tabwriter"
 	"time"
 
 	"github.com/cockroachdb/pebble/v2/vfs"
@@ -62,6 +63,7 @@ it is encrypted, and NO KEY THAT OPENS IT IS IN IT: without the file that
 		if c.opt.json {
 			return c.printJSON(a)
 		}
+		fmt.Fprintf(c.stdout, "Folder:   %s\n", a.Folder)
 		fmt.Fprintf(c.stdout, "Backup:   state %d, of %s\n", a.State, a.At.Local().Format("2006-01-02 15:04:05 MST"))
 		fmt.Fprintf(c.stdout, "Holds:    %s in %s (%s); the ledger with %s\n", plural(a.Contents, "content"), plural(a.Blocks, "block"), human(a.Bytes), plural(a.Entries, "entry", "entries"))
 		fmt.Fprintf(c.stdout, "Written:  %s (%s); dropped %s\n", plural(a.New, "new block"), human(a.NewBytes), human(a.Dropped))
@@ -196,6 +198,54 @@ is named with its file, offset and block. No node and no key is needed. A damage
 			return &node.HintError{Err: errors.Join(damaged...), Hint: `delete the .car files named and run "valise backup" again; or, to restore all the same, "valise restore --damaged"`}
 		}
 		fmt.Fprintf(c.stdout, "Whole: state %d of %s, %s, read with %s.\n", h.State, h.Organisation, h.At.Local().Format("2006-01-02 15:04:05 MST"), plural(n, "block"))
+		return nil
+	},
+}
+
+var backupListCommand = command{
+	name: "backup list", short: "list the backups that the cluster knows of",
+	long: `
+Lists the folders that backups were written to, by their random ids, and until
+when they are to be kept. Receipts of deletions name those that may hold the file.`,
+	flags: func(c *call) {
+		dirFlag(c)
+		c.flags.BoolVar(&c.opt.json, "json", false, "print JSON")
+	},
+	run: func(ctx context.Context, c *call) error {
+		a, err := c.client().Backups(ctx)
+		if err != nil {
+			return err
+		}
+		if c.opt.json {
+			return c.printJSON(a)
+		}
+		t := tabwriter.NewWriter(c.stdout, 0, 0, 2, ' ', 0)
+		fmt.Fprintln(t, "FOLDER\tSTATE\tOF\tBY\tKEEP UNTIL")
+		for _, b := range a.Backups {
+			until := "-"
+			if b.Until != nil {
+				until = b.Until.Local().Format("2006-01-02")
+			}
+			fmt.Fprintf(t, "%s\t%d\t%s\t%s\t%s\n", b.Backup, b.State, b.At.Local().Format("2006-01-02 15:04:05 MST"), b.Node, until)
+		}
+		return t.Flush()
+	},
+}
+
+var backupGoneCommand = command{
+	name: "backup gone", args: "ID", short: "say that a backup's folder was deleted",
+	long: `
+Tells the cluster that a backup's folder, and every copy of it, was deleted:
+receipts no longer name it. "valise backup list" shows the ids.`,
+	flags: dirFlag,
+	run: func(ctx context.Context, c *call) error {
+		if c.flags.NArg() != 1 {
+			return misused("backup gone", "the id of one backup's folder is needed")
+		}
+		if err := c.client().BackupGone(ctx, api.BackupGoneRequest{Backup: c.flags.Arg(0)}); err != nil {
+			return err
+		}
+		fmt.Fprintln(c.stdout, "Receipts no longer name it.")
 		return nil
 	},
 }

@@ -42,7 +42,7 @@ func commands() []command {
 		initCommand, serveCommand, joinCommand, statusCommand, inviteCommand, cancelCommand,
 		removeCommand, recoverCommand, drainCommand, undrainCommand, leaveCommand, moveCommand, passphraseCommand,
 		accountAddCommand, accountPasswordCommand, mailboxAddCommand, putCommand, filesCommand, revokeCommand, deleteCommand, receiptCommand,
-		backupKeysCommand, backupVerifyCommand, backupCommand, restoreCommand, revocationsCommand, linksOpenCommand, restoreFileCommand,
+		backupKeysCommand, backupVerifyCommand, backupListCommand, backupGoneCommand, backupCommand, restoreCommand, revocationsCommand, linksOpenCommand, restoreFileCommand,
 		demoCommand, configExampleCommand, versionCommand,
 	}
 }

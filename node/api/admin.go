@@ -25,7 +25,7 @@ type Admin interface {
 	Revoke(ctx context.Context, r RevokeRequest) (Revoked, error)
 	Delete(ctx context.Context, r DeleteRequest) (ReceiptAnswer, error)
 	Receipt(ctx context.Context, r ReceiptRequest) (ReceiptAnswer, error)
-	Backups
+	BackupAdmin
 }
 
 // InviteRequest asks for a ticket for one new node.

@@ -11,11 +11,15 @@ import (
 	"time"
 )
 
-// Backups is what an operator may ask about backups.
-type Backups interface {
+// BackupAdmin is what an operator may ask about backups.
+type BackupAdmin interface {
 	// Backup writes the cluster's present state to a folder of this machine. It may take hours, and
 	// tells how far it is.
 	Backup(ctx context.Context, r BackupRequest, progress func(BackupProgress)) (BackupDone, error)
+	// Backups lists the backups that the ledger knows of.
+	Backups(ctx context.Context) (BackupsAnswer, error)
+	// BackupGone takes the operator's word that a backup's folder was deleted.
+	BackupGone(ctx context.Context, r BackupGoneRequest) error
 	// BackupKeys returns the organisation's secrets in the clear: the caller seals them.
 	BackupKeys(ctx context.Context) (KeysAnswer, error)
 	// Revocations writes the journal of what was revoked and deleted so far.
@@ -56,6 +60,16 @@ type BackupDone struct {
 	NewBytes int64      `json:"new_bytes"`
 	Dropped  int64      `json:"dropped_bytes"`
 	Views    int        `json:"ledger_reads"` // more than one where something was deleted meanwhile
+}
+
+// BackupsAnswer lists states of backups by folder.
+type BackupsAnswer struct {
+	Backups []ReceiptBackup `json:"backups"`
+}
+
+// BackupGoneRequest names a backup's folder by its random id.
+type BackupGoneRequest struct {
+	Backup string `json:"backup"`
 }
 
 // KeysAnswer holds the organisation's secrets, in the clear.
@@ -106,11 +120,15 @@ type RestoredFile struct {
 // maxJournal bounds a journal that is sent in a request.
 const maxJournal = 256 << 20
 
-// backupRoutes serves what Backups has.
+// backupRoutes serves what BackupAdmin has.
 func (s *server) backupRoutes(mux *http.ServeMux) {
 	mux.HandleFunc("POST /v1/backups", func(w http.ResponseWriter, r *http.Request) {
 		stream(s, w, r, maxRequest, s.admin.Backup)
 	})
+	mux.HandleFunc("POST /v1/backups/list", handle(s, func(ctx context.Context, _ struct{}) (BackupsAnswer, error) { return s.admin.Backups(ctx) }))
+	mux.HandleFunc("POST /v1/backups/gone", handle(s, func(ctx context.Context, r BackupGoneRequest) (struct{}, error) {
+		return struct{}{}, s.admin.BackupGone(ctx, r)
+	}))
 	mux.HandleFunc("POST /v1/backups/keys", handle(s, func(ctx context.Context, _ struct{}) (KeysAnswer, error) { return s.admin.BackupKeys(ctx) }))
 	mux.HandleFunc("POST /v1/backups/files", func(w http.ResponseWriter, r *http.Request) {
 		stream(s, w, r, maxRequest, s.admin.RestoreFile)
@@ -185,6 +203,16 @@ func stream[Q, A any](s *server, w http.ResponseWriter, r *http.Request, most in
 // Backup writes a backup, however long it takes.
 func (c *Client) Backup(ctx context.Context, r BackupRequest, progress func(BackupProgress)) (a BackupDone, err error) {
 	return a, c.streamed(ctx, "/v1/backups", r, progress, &a)
+}
+
+// Backups lists the backups that the cluster knows of.
+func (c *Client) Backups(ctx context.Context) (a BackupsAnswer, err error) {
+	return a, c.do(ctx, http.MethodPost, "/v1/backups/list", struct{}{}, &a)
+}
+
+// BackupGone says that a backup's folder was deleted.
+func (c *Client) BackupGone(ctx context.Context, r BackupGoneRequest) error {
+	return c.do(ctx, http.MethodPost, "/v1/backups/gone", r, nil)
 }
 
 // BackupKeys asks for the organisation's secrets.

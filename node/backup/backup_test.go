@@ -21,6 +21,7 @@ import (
 
 	"github.com/cockroachdb/pebble/v2/vfs"
 	"github.com/cockroachdb/pebble/v2/vfs/errorfs"
+	"github.com/fxamacker/cbor/v2"
 	"github.com/google/go-cmp/cmp"
 	blocks "github.com/ipfs/go-block-format"
 	"github.com/ipfs/go-cid"
@@ -524,6 +525,44 @@ func goldenCluster() *cluster {
 	c.store("golden", 2, 100)
 	c.entries["name"] = "报告.pdf"
 	return c
+}
+
+// Keys files lie where no upgrade comes: the stored one opens for ever, with age alone, too.
+func TestGoldenKeys(t *testing.T) {
+	t.Parallel()
+	path := filepath.Join("testdata", "keys-1.age")
+	const passphrase = "correct horse battery staple"
+	want := testKeys
+	want.Version, want.OrgKey, want.Created = keysVersion, []byte{1, 2, 3}, noon
+	if _, err := os.Stat(path); errors.Is(err, os.ErrNotExist) && os.Getenv("UPDATE_GOLDEN") != "" {
+		if err := os.WriteFile(path, must(Seal(must(want.Encode()), passphrase, 4)), 0o644); err != nil {
+			t.Fatal(err)
+		}
+	}
+	stored := must(os.ReadFile(path))
+	got, err := DecodeKeys(must(Unseal(stored, passphrase)))
+	if err != nil {
+		t.Fatal(err)
+	}
+	got.Created = got.Created.UTC()
+	if diff := cmp.Diff(want, got); diff != "" {
+		t.Error(diff)
+	}
+	if _, err := Unseal(stored, "another"); !errors.Is(err, ErrKeys) {
+		t.Errorf("another passphrase: got %v, want ErrKeys", err)
+	}
+	for i := range stored {
+		bad := bytes.Clone(stored)
+		bad[i] ^= 1
+		if data, err := Unseal(bad, passphrase); err == nil && !bytes.Equal(data, must(want.Encode())) {
+			t.Errorf("byte %d: it opened as something else", i)
+		}
+	}
+	want.Version = keysVersion + 1
+	newer := must(cbor.Marshal(want))
+	if _, err := DecodeKeys(newer); !errors.Is(err, ErrNewer) {
+		t.Errorf("a newer version: got %v, want ErrNewer", err)
+	}
 }
 
 // What reads a file that anybody may have written to takes no harm.
