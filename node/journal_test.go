@@ -90,3 +90,20 @@ func TestJournalCutAndDamaged(t *testing.T) {
 		t.Errorf("another cluster's: got %v, want an error with a hint", err)
 	}
 }
+
+// What reads a journal that lay anywhere takes no harm, and never more than it says to be whole.
+func FuzzJournal(f *testing.F) {
+	f.Add(journalText())
+	f.Add([]byte("00000000 {}\n"))
+	f.Fuzz(func(t *testing.T, data []byte) {
+		size, err := readJournal(bytes.NewReader(data), "cluster", func(e journalEntry) error {
+			if again, perr := parseLine(strings.TrimSuffix(string(journalLine(e)), "\n")); perr != nil || !again.At.Equal(e.At) {
+				t.Errorf("%+v is read back as %+v, %v", e, again, perr)
+			}
+			return nil
+		})
+		if size > int64(len(data)) || err == nil && size == 0 {
+			t.Errorf("%d of %d bytes, %v", size, len(data), err)
+		}
+	})
+}
