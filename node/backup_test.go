@@ -1,9 +1,13 @@
 package node
 
 import (
+	"fmt"
+	"maps"
+	"strings"
 	"testing"
 	"time"
 
+	"github.com/cockroachdb/pebble/v2/vfs"
 	"github.com/google/go-cmp/cmp"
 
 	"github.com/valise-mail/valise/authz"
@@ -64,5 +68,62 @@ func TestA9_ReceiptNamesBackups(t *testing.T) {
 	})
 	if diff := cmp.Diff(want, got); diff != "" || err != nil {
 		t.Errorf("%v (-want +got)\n%s", err, diff)
+	}
+}
+
+// A ledger of many entries, and of large ones, goes through a backup and a restore as it is (L8).
+func TestL8_RestoreIsDoneInSteps(t *testing.T) {
+	t.Parallel()
+	n := running(t)
+	want := map[string]string{}
+	for step := range 6 {
+		if err := n.ledger.Update(t.Context(), func(tx *replication.Tx) error {
+			for i := range 300 {
+				key, value := fmt.Sprintf("zz %d %03d", step, i), strings.Repeat("x", 10*i)
+				want[key] = value
+				if i == 200 {
+					continue
+				}
+				tx.Put([]byte(key), []byte(value))
+			}
+			return nil
+		}); err != nil {
+			t.Fatal(err)
+		}
+		key := fmt.Sprintf("zz %d 200", step)
+		want[key] = strings.Repeat("large", 190_000)
+		if err := n.ledger.Update(t.Context(), func(tx *replication.Tx) error { tx.Put([]byte(key), []byte(want[key])); return nil }); err != nil {
+			t.Fatal(err)
+		}
+	}
+	fs := vfs.NewMem()
+	if _, err := n.Backup(t.Context(), BackupOptions{FS: fs, Dir: "/backup"}); err != nil {
+		t.Fatal(err)
+	}
+	keys, err := n.Admin().BackupKeys(t.Context())
+	if err != nil {
+		t.Fatal(err)
+	}
+	c := alone(t)
+	c.Seams.FS = vfs.NewMem()
+	if _, err := Restore(t.Context(), c, RestoreOptions{FS: fs, From: "/backup", Keys: keys.Keys, Lost: true}); err != nil {
+		t.Fatal(err)
+	}
+	m, err := Open(t.Context(), c)
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { m.Close() })
+	got := map[string]string{}
+	if err := m.ledger.View(func(tx *replication.Tx) error {
+		for k, v := range tx.Scan([]byte("zz"), []byte("z{")) {
+			got[string(k)] = string(v)
+		}
+		return nil
+	}); err != nil {
+		t.Fatal(err)
+	}
+	if !maps.Equal(want, got) {
+		t.Errorf("%d entries came back of %d, or they differ", len(got), len(want))
 	}
 }

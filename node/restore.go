@@ -291,11 +291,13 @@ func (r *restorer) fill(ctx context.Context) error {
 			return nil
 		}
 		r.out.Entries++
-		step = append(step, e)
-		if size += len(key) + len(value); size < fillBytes && len(step) < fillKeys {
-			return nil
+		if size+len(key)+len(value) > fillBytes || len(step) == fillKeys { // a large one goes alone
+			if err := flush(); err != nil {
+				return err
+			}
 		}
-		return flush()
+		step, size = append(step, e), size+len(key)+len(value)
+		return nil
 	})
 	if err != nil {
 		return err
