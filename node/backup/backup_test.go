@@ -16,6 +16,7 @@ import (
 	"path/filepath"
 	"slices"
 	"strings"
+	"sync/atomic"
 	"testing"
 	"time"
 
@@ -416,6 +417,46 @@ func read(t *testing.T, fs vfs.FS, path string) []byte {
 	}
 	defer f.Close()
 	return must(io.ReadAll(f))
+}
+
+// A scratch folder whose disk fails at any of its writes fails the run, or does not matter; it ends in
+// any case, and leaves the state before or the new one.
+func TestScratchFails(t *testing.T) {
+	t.Parallel()
+	old := newCluster()
+	old.store("stays", 5, 5_000)
+	base := vfs.NewCrashableMem()
+	if _, err := write(t.Context(), base, old); err != nil {
+		t.Fatal(err)
+	}
+	now := copyOf(old)
+	now.store("new", 20, 5_000)
+	for step := 0; ; step++ {
+		fs := base.CrashClone(vfs.CrashCloneCfg{})
+		var n atomic.Int64
+		failed := make(chan struct{})
+		scratch := errorfs.Wrap(vfs.NewMem(), errorfs.InjectorFunc(func(op errorfs.Op) error {
+			if op.Kind.ReadOrWrite() != errorfs.OpIsWrite || n.Add(1) <= int64(step) {
+				return nil
+			}
+			if n.Load() == int64(step)+1 {
+				close(failed)
+			}
+			return errors.New("disk full")
+		}))
+		_, err := Write(t.Context(), Config{FS: fs, Dir: dir, ScratchFS: scratch, Scratch: "/scratch", Cluster: "cluster", CARSize: 20_000}, copyOf(now))
+		select {
+		case <-failed:
+		default:
+			if err != nil || step < 5 {
+				t.Errorf("%d steps, then nothing failed: %v", step, err)
+			}
+			return
+		}
+		if errOld, errNow := check(fs, old), check(fs, now); errOld != nil && errNow != nil || err == nil && errNow != nil {
+			t.Fatalf("step %d: the run said %v; the old state: %v; the new: %v", step, err, errOld, errNow)
+		}
+	}
 }
 
 // Other people's tools read the CAR files.

@@ -7,6 +7,7 @@ import (
 	"fmt"
 	"os"
 	"sync"
+	"time"
 
 	"github.com/cockroachdb/pebble/v2"
 	"github.com/cockroachdb/pebble/v2/vfs"
@@ -27,14 +28,13 @@ type index struct {
 	dead *fatal
 }
 
-func openIndex(fs vfs.FS, dir string) (*index, error) {
+func openIndex(fs vfs.FS, dir string, dead *fatal) (*index, error) {
 	if err := fs.RemoveAll(dir); err != nil && !errors.Is(err, os.ErrNotExist) {
 		return nil, err
 	}
 	cache := pebble.NewCache(8 << 20)
 	defer cache.Unref()
-	dead := &fatal{down: make(chan struct{})}
-	db, err := pebble.Open(dir, &pebble.Options{FS: fs, Cache: cache, DisableWAL: true, MemTableSize: 8 << 20, Logger: dead})
+	db, err := pebble.Open(dir, &pebble.Options{FS: neverSynced{fs}, Cache: cache, DisableWAL: true, MemTableSize: 8 << 20, Logger: dead})
 	if err != nil {
 		return nil, fmt.Errorf("scratch folder %s: %w", dir, err)
 	}
@@ -56,27 +56,48 @@ func (f *fatal) Fatalf(format string, args ...any) {
 	select {}
 }
 
-// guarded runs fn with an index, which it closes after it. If the scratch folder fails for good, fn is
-// left behind where it stands.
+// guarded runs fn with an index, which it closes after it. If the scratch folder fails for good, fn hears
+// so at its next use of the index; where it stands in Pebble and does not come back, it is left behind.
 func guarded(fs vfs.FS, dir string, fn func(*index) error) error {
-	i, err := openIndex(fs, dir)
-	if err != nil {
-		return err
-	}
-	done := make(chan error, 1)
+	dead, done := &fatal{down: make(chan struct{})}, make(chan error, 1)
 	go func() {
-		err := fn(i)
-		done <- errors.Join(err, i.close())
+		i, err := openIndex(fs, dir, dead)
+		if err == nil {
+			err = fn(i)
+			err = errors.Join(err, i.close())
+		}
+		done <- err
 	}()
 	select {
 	case err := <-done:
 		return err
-	case <-i.dead.down:
-		return fmt.Errorf("scratch folder %s: %s", dir, i.dead.reason)
+	case <-dead.down:
+	}
+	select {
+	case err := <-done:
+		return err
+	case <-time.After(leaveTime):
+		return fmt.Errorf("scratch folder %s: %w", dir, dead.err())
 	}
 }
 
+// leaveTime is how long what uses a dead index may take to notice.
+const leaveTime = 3 * time.Second
+
+func (f *fatal) err() error {
+	select {
+	case <-f.down:
+		return errors.New(f.reason)
+	default:
+		return nil
+	}
+}
+
+// close leaves a dead database as it is: it would wait for whoever is parked.
 func (i *index) close() error {
+	if err := i.dead.err(); err != nil {
+		return err
+	}
 	err := i.db.Close()
 	if rerr := i.fs.RemoveAll(i.dir); err == nil && !errors.Is(rerr, os.ErrNotExist) {
 		err = rerr
@@ -84,9 +105,17 @@ func (i *index) close() error {
 	return err
 }
 
-func (i *index) put(key, value []byte) error { return i.db.Set(key, value, pebble.NoSync) }
+func (i *index) put(key, value []byte) error {
+	if err := i.dead.err(); err != nil {
+		return err
+	}
+	return i.db.Set(key, value, pebble.NoSync)
+}
 
 func (i *index) get(key []byte) (value []byte, ok bool, err error) {
+	if err := i.dead.err(); err != nil {
+		return nil, false, err
+	}
 	v, closer, err := i.db.Get(key)
 	if errors.Is(err, pebble.ErrNotFound) {
 		return nil, false, nil
@@ -109,6 +138,9 @@ func (i *index) each(from, to []byte, fn func(key, value []byte) error) (err err
 	}
 	defer func() { err = errors.Join(err, it.Close()) }()
 	for ok := it.First(); ok; ok = it.Next() {
+		if err := i.dead.err(); err != nil {
+			return err
+		}
 		if err := fn(bytes.Clone(it.Key()), bytes.Clone(it.Value())); err != nil {
 			return err
 		}
@@ -156,3 +188,33 @@ func (i *index) places(fn func(p place, id []byte) error) error {
 		return fn(p, value[4:])
 	})
 }
+
+// neverSynced is a file system for what need not survive anything. Pebble panics where its folder cannot be synced.
+type neverSynced struct{ vfs.FS }
+
+func (f neverSynced) Create(name string, c vfs.DiskWriteCategory) (vfs.File, error) {
+	return unsynced(f.FS.Create(name, c))
+}
+
+func (f neverSynced) OpenReadWrite(name string, c vfs.DiskWriteCategory, o ...vfs.OpenOption) (vfs.File, error) {
+	return unsynced(f.FS.OpenReadWrite(name, c, o...))
+}
+
+func (f neverSynced) ReuseForWrite(from, to string, c vfs.DiskWriteCategory) (vfs.File, error) {
+	return unsynced(f.FS.ReuseForWrite(from, to, c))
+}
+
+func (f neverSynced) OpenDir(name string) (vfs.File, error) { return unsynced(f.FS.OpenDir(name)) }
+
+type unsyncedFile struct{ vfs.File }
+
+func unsynced(f vfs.File, err error) (vfs.File, error) {
+	if err != nil {
+		return nil, err
+	}
+	return unsyncedFile{f}, nil
+}
+
+func (unsyncedFile) Sync() error                { return nil }
+func (unsyncedFile) SyncData() error            { return nil }
+func (unsyncedFile) SyncTo(int64) (bool, error) { return false, nil }

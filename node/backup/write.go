@@ -542,6 +542,9 @@ func (w *writer) commit(ctx context.Context) error {
 	if err := w.src.Noted(ctx, h, false); err != nil {
 		return err
 	}
+	if err := errors.Join(context.Cause(ctx), w.index.dead.err()); err != nil { // nobody waits for it any more
+		return err
+	}
 	if err := fs.Rename(w.newName(), fs.PathJoin(w.c.Dir, stateName(h.State))); err != nil {
 		return err
 	}
