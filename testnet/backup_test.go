@@ -490,7 +490,8 @@ func TestBackup_DamageIsNamedAndLeftOut(t *testing.T) {
 	}
 	whole := 0
 	for link, content := range contents {
-		if a := get(t, ctx, w, 0, link, nil); a.Status == http.StatusOK && a.Body == string(content) {
+		resp, got, err := w.Fetch(ctx, 0, link, nil) // one breaks off, where it is damaged
+		if err == nil && resp.StatusCode == http.StatusOK && bytes.Equal(got, content) {
 			whole++
 		}
 	}
