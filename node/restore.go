@@ -130,7 +130,7 @@ func (r *restorer) run(ctx context.Context) (err error) {
 	if r.id, err = newIdentity(); err != nil {
 		return err
 	}
-	if err := r.id.save(fs, r.c.Dir); err != nil {
+	if err := r.c.saveIdentity(fs, r.id); err != nil {
 		return fmt.Errorf("save node key: %w", err)
 	}
 	if err := r.c.save(fs); err != nil {
@@ -327,7 +327,9 @@ func (r *restorer) begin(ctx context.Context) error {
 	}
 	now, id := r.c.now(), r.store.ID()
 	wrapped := map[string][]byte{}
+	inForce := map[string]uint32{}
 	for _, s := range r.secrets() {
+		inForce[s.Kind] = max(inForce[s.Kind], s.Epoch)
 		key := string(secretKey(s.Kind, s.Epoch, r.id.id))
 		if wrapped[key], err = wrap(r.keys.Cluster, s.Kind, s.Epoch, r.id.id, r.id.seal.PublicKey().Bytes(), s.Value); err != nil {
 			return err
@@ -347,6 +349,7 @@ func (r *restorer) begin(ctx context.Context) error {
 		for key, sealed := range wrapped {
 			put(tx, []byte(key), wrappedRecord{Sealed: sealed, Created: now})
 		}
+		put(tx, keyEpochs, epochsRecord{InForce: inForce})
 		copies.Found(tx, r.self())
 		put(tx, keyRestored, restoredRecord{At: now, Backup: h.At, Folder: h.Folder})
 		if err := adoptNotes(tx); err != nil {

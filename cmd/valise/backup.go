@@ -13,7 +13,6 @@ import (
 	"time"
 
 	"github.com/cockroachdb/pebble/v2/vfs"
-	"golang.org/x/term"
 
 	"github.com/valise-mail/valise/node"
 	"github.com/valise-mail/valise/node/api"
@@ -113,7 +112,7 @@ The passphrase is read twice from the terminal, or from --passphrase FILE.`,
 		if c.flags.NArg() != 1 {
 			return misused("backup keys", "one file is needed")
 		}
-		passphrase, err := c.newPassphrase(ctx)
+		passphrase, err := c.keysPassphrase(ctx)
 		if err != nil {
 			return err
 		}
@@ -139,24 +138,20 @@ func passphraseFlag(c *call) {
 
 const minPassphrase = 12
 
-func (c *call) newPassphrase(ctx context.Context) (string, error) {
-	first, err := c.readSecret(ctx, c.opt.backup.passphrase, "Passphrase: ")
+// keysPassphrase reads what the organisation's secrets are to be sealed with.
+func (c *call) keysPassphrase(ctx context.Context) (text string, err error) {
+	if name := c.opt.backup.passphrase; name != "" {
+		text, err = passphraseIn(name)
+	} else {
+		text, err = c.twice(ctx, "the organisation's keys")
+	}
 	if err != nil {
 		return "", fmt.Errorf("read passphrase: %w", err)
 	}
-	if len(first) < minPassphrase {
-		return "", &node.HintError{Err: fmt.Errorf("the passphrase has %s", plural(len(first), "byte")), Hint: fmt.Sprintf("use at least %d, such as five words drawn by dice: it is all that protects the file", minPassphrase)}
+	if len(text) < minPassphrase {
+		return "", &node.HintError{Err: fmt.Errorf("the passphrase has %s", plural(len(text), "byte")), Hint: fmt.Sprintf("use at least %d, such as five words drawn by dice: it is all that protects the file", minPassphrase)}
 	}
-	if f, ok := c.stdin.(*os.File); ok && c.opt.backup.passphrase == "" && term.IsTerminal(int(f.Fd())) {
-		again, err := c.readSecret(ctx, "", "Once more:  ")
-		if err != nil {
-			return "", err
-		}
-		if again != first {
-			return "", errors.New("the two passphrases differ")
-		}
-	}
-	return first, nil
+	return text, nil
 }
 
 // writeWhole makes a file that is there whole, or not at all.

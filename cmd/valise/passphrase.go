@@ -41,7 +41,7 @@ func (c *call) newPassphrase(ctx context.Context, cmd string) (string, error) {
 	}
 	text, ok, err := c.filedPassphrase()
 	if err == nil && !ok {
-		text, err = c.twice(ctx)
+		text, err = c.twice(ctx, "the node's key")
 	}
 	if err != nil {
 		return "", fmt.Errorf("%s: read passphrase: %w", cmd, err)
@@ -77,8 +77,8 @@ func passphraseIn(name string) (string, error) {
 }
 
 // twice asks for a new passphrase, a second time where somebody types it unseen.
-func (c *call) twice(ctx context.Context) (string, error) {
-	text, err := c.readSecret(ctx, "", "New passphrase of the node's key: ")
+func (c *call) twice(ctx context.Context, what string) (string, error) {
+	text, err := c.readSecret(ctx, "", "New passphrase of "+what+": ")
 	if err != nil || !c.typed() {
 		return text, err
 	}
@@ -178,7 +178,7 @@ func (c *call) nextPassphrase(ctx context.Context) (text string, err error) {
 	case c.opt.newFile != "":
 		text, err = passphraseIn(c.opt.newFile)
 	default:
-		text, err = c.twice(ctx)
+		text, err = c.twice(ctx, "the node's key")
 	}
 	if err != nil {
 		return "", fmt.Errorf("read the new passphrase: %w", err)
