@@ -76,13 +76,24 @@ func (c *Config) collectSoon() time.Duration {
 	return 2 * time.Minute
 }
 
-// followBurials wakes the cleaner when a file was deleted, at whichever node.
+// followBurials wakes the cleaner when a file was deleted, at whichever node, or while this one was away.
 func (c *cleaner) followBurials(ctx context.Context) error {
+	synced := false
 	for change, err := range c.n.ledger.Watch(ctx, drive.BurialPrefix()) {
 		if err != nil {
 			return watchEnded(ctx, err)
 		}
-		if change.Kind != replication.Reset {
+		switch change.Kind {
+		case replication.Reset:
+			synced = false
+			continue
+		case replication.Synced:
+			synced = true
+		}
+		if !synced {
+			continue // what is there already: one look at the end of it
+		}
+		if open, err := c.n.unproven(ctx); err != nil || len(open) > 0 {
 			c.wake()
 		}
 	}

@@ -425,6 +425,7 @@ func (db *DB) Close() error {
 	db.fatal.unparkAll()
 	db.greeter.close()
 	if db.fatal.isBroken() {
+		db.transport.Close()
 		db.abandonFiles()
 		return nil
 	}
