@@ -228,7 +228,12 @@ func (s *Store) Close() error {
 	close(s.kick)
 	select {
 	case <-s.done:
-	case <-s.index.dead: // the committer may be parked for good
+	case <-s.index.dead:
+		// The committer may be parked for good, or in the middle of a round: its packs are left to it, as the
+		// index is, until the process ends.
+		s.mu.Lock()
+		clear(s.active[:])
+		s.mu.Unlock()
 	}
 	return s.release()
 }
