@@ -9,6 +9,7 @@ import (
 	"net/http"
 	"regexp"
 	"runtime/pprof"
+	"slices"
 	"strings"
 )
 
@@ -107,10 +108,17 @@ func (v *Village) waitGone(ctx context.Context) error {
 			return false, err
 		}
 		for _, g := range goroutineStart.Split(buf.String(), -1) {
-			if strings.Contains(g, `"village":"`+v.label+`"`) {
+			if strings.Contains(g, `"village":"`+v.label+`"`) && !v.isExcused(g) {
 				return false, fmt.Errorf("still running:\n%s", g)
 			}
 		}
 		return true, nil
 	})
+}
+
+// isExcused says whether a goroutine is of a life that a failing disk ended.
+func (v *Village) isExcused(g string) bool {
+	v.mu.Lock()
+	defer v.mu.Unlock()
+	return slices.ContainsFunc(v.excused, func(life string) bool { return strings.Contains(g, `"life":"`+life+`"`) })
 }

@@ -15,6 +15,7 @@ import (
 	"path/filepath"
 	"runtime/pprof"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"github.com/cockroachdb/pebble/v2/vfs"
@@ -34,6 +35,8 @@ type Config struct {
 	// Plain makes every node listen at 127.0.0.1, for people to read. Otherwise each has a loopback
 	// address of its own, so that its ports are still free when it restarts.
 	Plain bool
+	// Wires puts a wire before each house, which Line makes slow or silent.
+	Wires bool
 	// Adjust changes a node's config before it is founded, if not nil.
 	Adjust func(i int, c *node.Config)
 	// Found makes the folder of the first node; nil is node.Init.
@@ -53,6 +56,9 @@ type Village struct {
 	mu   sync.Mutex // guards the fields below
 	cut  map[[2]peer.ID]bool
 	acks []Acknowledged
+
+	lives   int
+	excused []string // lives that a failing disk ended
 }
 
 // buildTimeout bounds the building of a village, on a loaded machine.
@@ -63,11 +69,20 @@ type House struct {
 	Name string
 	cfg  node.Config
 	disk *vfs.MemFS // nil on a real disk
-	node *node.Node // nil while stopped
+	wire *wire      // nil without Wires
+	node *node.Node // nil while stopped; written under mu
 
-	mu    sync.Mutex // guards the fields below
-	peer  peer.ID    // known from its first start on
-	alone bool       // cut off from everybody, clients included: it is being killed
+	trouble trouble
+	full    atomic.Bool  // its disk has no room, the node is told
+	skew    atomic.Int64 // nanoseconds its clock is ahead
+	asking  sync.WaitGroup
+
+	mu    sync.Mutex      // guards the fields below
+	line  context.Context // operators hold on to it; nil while the node is stopped
+	hang  context.CancelFunc
+	life  string  // label of what the running node has started
+	peer  peer.ID // known from its first start on
+	alone bool    // cut off from everybody, clients included: it is being killed
 	conns map[net.Conn]struct{}
 }
 
@@ -91,6 +106,20 @@ func (v *Village) labelled(fn func()) {
 	pprof.Do(context.Background(), pprof.Labels("village", v.label), func(context.Context) { fn() })
 }
 
+// living is labelled for what one run of one node starts. The caller carries the village's label afterwards.
+func (v *Village) living(life string, fn func()) {
+	ctx := pprof.WithLabels(context.Background(), pprof.Labels("village", v.label))
+	pprof.Do(ctx, pprof.Labels("life", life), func(context.Context) { fn() })
+}
+
+// life names one run of one node.
+func (v *Village) life() string {
+	v.mu.Lock()
+	defer v.mu.Unlock()
+	v.lives++
+	return fmt.Sprint(v.lives)
+}
+
 func (v *Village) build(ctx context.Context) (err error) {
 	ctx, cancel := context.WithTimeoutCause(ctx, buildTimeout, errors.New("the village did not come together in time"))
 	defer cancel()
@@ -102,6 +131,7 @@ func (v *Village) build(ctx context.Context) (err error) {
 		if err != nil {
 			return err
 		}
+		v.Houses = append(v.Houses, h)
 		if i == 0 {
 			found := node.Init
 			if v.cfg.Found != nil {
@@ -119,7 +149,6 @@ func (v *Village) build(ctx context.Context) (err error) {
 				return fmt.Errorf("join %s: %w", h.Name, err)
 			}
 		}
-		v.Houses = append(v.Houses, h)
 		if err := v.start(ctx, h); err != nil {
 			return fmt.Errorf("start %s: %w", h.Name, err)
 		}
@@ -146,8 +175,14 @@ func (v *Village) house(i int, site string) (*House, error) {
 		c.Dir = filepath.Join(v.cfg.Dir, h.Name)
 	} else {
 		h.disk = vfs.NewCrashableMem()
-		c.Seams.FS = h.disk
-		c.Seams.Free = func() (int64, error) { return 1 << 40, nil }
+		c.Seams.FS = &troubledFS{FS: h.disk, t: &h.trouble}
+		c.Seams.Free = h.free
+	}
+	c.Seams.Clock = func() time.Time { return time.Now().Add(time.Duration(h.skew.Load())) }
+	if v.cfg.Wires {
+		if err := v.lay(h, &c); err != nil {
+			return nil, err
+		}
 	}
 	if v.cfg.Logger != nil {
 		c.Logger = v.cfg.Logger
@@ -159,6 +194,29 @@ func (v *Village) house(i int, site string) (*House, error) {
 	}
 	h.cfg = c
 	return h, nil
+}
+
+// free is what a disk in memory says about its room.
+func (h *House) free() (int64, error) {
+	if h.full.Load() {
+		return 0, nil
+	}
+	return 1 << 40, nil
+}
+
+// lay puts a wire before a house: what other nodes are told to dial.
+func (v *Village) lay(h *House, c *node.Config) (err error) {
+	for range 10 { // an address on which the house's port numbers are free
+		var ip string
+		if ip, err = v.address(); err != nil {
+			return err
+		}
+		if h.wire, err = newWire(ip, c.Listen.Libp2p, c.Listen.Ledger); err == nil {
+			c.Advertise = []string{ip}
+			return nil
+		}
+	}
+	return fmt.Errorf("lay a wire to %s: %w", h.Name, err)
 }
 
 // address is where a house listens. Connections going out take their ports at
@@ -196,14 +254,18 @@ func freeAddrs(ip string, addrs ...*string) error {
 func (v *Village) start(ctx context.Context, h *House) error {
 	var n *node.Node
 	var err error
-	v.labelled(func() { n, err = node.Open(ctx, h.cfg) })
+	life := v.life()
+	v.living(life, func() { n, err = node.Open(ctx, h.cfg) })
 	if err != nil {
 		return err
 	}
-	h.node = n
 	h.mu.Lock()
 	defer h.mu.Unlock()
-	h.peer = n.ID()
+	h.node, h.life = n, life
+	h.line, h.hang = context.WithCancel(context.Background())
+	if h.peer == "" { // Cut reads it meanwhile
+		h.peer = n.ID()
+	}
 	return nil
 }
 
@@ -340,10 +402,10 @@ func (v *Village) Wait(ctx context.Context, what string, done func() (bool, erro
 // Close stops every node and the catcher.
 func (v *Village) Close() error {
 	var errs []error
-	for _, h := range v.Houses {
-		if h.node != nil {
-			errs = append(errs, h.node.Close())
-			h.node = nil
+	for i, h := range v.Houses {
+		errs = append(errs, v.Stop(i))
+		if h.wire != nil {
+			errs = append(errs, h.wire.Close())
 		}
 	}
 	if v.Mail != nil {
