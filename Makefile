@@ -5,7 +5,7 @@ RACE := $(if $(filter 1,$(CGO)),-race,)
 PKG ?= ./...
 COUNT ?= 5
 
-.PHONY: build demo test check bench fuzz clean
+.PHONY: build demo test check bench fuzz chaos clean
 
 build: ## bin/valise
 	$(GO) build -o bin/valise ./cmd/valise
@@ -31,6 +31,10 @@ bench: ## medians of COUNT runs, with spread and ratios to a limit measured in t
 
 fuzz: ## every fuzzer for FUZZTIME each
 	GO="$(GO)" FUZZTIME=$${FUZZTIME:-60s} sh testnet/fuzz.sh
+
+CHAOS ?= 30m
+chaos: ## mail through a failing village for CHAOS, from seed SEED or a random one, which is printed
+	CGO_ENABLED=$(CGO) VALISE_CHAOS=$(CHAOS) VALISE_CHAOS_SEED=$(SEED) $(GO) test $(RACE) -count=1 -timeout 0 -v -run '^(TestChaos|TestE1_PowerIsCutBetweenAnySteps)$$' ./testnet/
 
 clean:
 	rm -rf bin
